@@ -1,0 +1,193 @@
+"""The command line: every step of the workflow by hand, on a GPU machine or on a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+STAGES = ("datasets", "teachers", "baselines", "students", "joint", "continual")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 on success, 1 with a message on a known problem."""
+    options = _parser().parse_args(arguments)
+    from grokdistill.files import DamagedFile
+    from grokdistill.jobs import JobError
+    from grokdistill.params import ParamsError
+
+    try:
+        options.command(options)
+    except (ParamsError, DamagedFile, JobError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m grokdistill",
+        description="Grokking below the critical threshold: plan a study, train its runs, and turn them into results.",
+        epilog="Snakemake and DVC call these commands; they work as well by hand: first `plan`, then the others on the plan "
+        "it prints. Example: P=$(python -m grokdistill plan params.yaml config/quick.yaml) && "
+        "python -m grokdistill dataset $P --all && python -m grokdistill train $P --stage teachers",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, function, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added.set_defaults(command=function)
+        return added
+
+    planning = command("plan", _plan, "check parameters, enumerate the runs, write the plan and print its path")
+    planning.add_argument("params", nargs="+", type=Path, help="params.yaml, then files whose keys replace its own")
+    planning.add_argument("--list", action="store_true", help="also list every run, with whether it is in the store")
+
+    made = "fingerprints of the runs to make; those beside them in their job come along"
+    dataset = command("dataset", _dataset, "generate datasets that are not in the store yet")
+    training = command("train", _train, "train runs that are not in the store yet")
+    for added in (dataset, training):
+        _plan_argument(added)
+        added.add_argument("runs", nargs="*", metavar="FINGERPRINT", help=made)
+    dataset.add_argument("--all", action="store_true", help="every dataset of the plan")
+    training.add_argument("--stage", choices=STAGES[1:], help="every run of a stage")
+    training.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    training.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's choice")
+
+    publish = command("publish", _publish, "lay out a stage's runs, curves and metrics from the store")
+    _plan_argument(publish)
+    publish.add_argument("stage", choices=STAGES)
+    _plan_argument(command("tables", _tables, "write runs.csv and costs.csv"))
+    figures = command("figures", _figures, "draw figures 1 to 7")
+    _plan_argument(figures)
+    figures.add_argument("numbers", nargs="*", type=int, metavar="N", help="only these figures; default: all")
+    claims = command("claims", _claims, "judge the paper's claims and print the table")
+    _plan_argument(claims)
+    claims.add_argument("--claims", type=Path, default=Path("data/paper/claims.yaml"), help="default: %(default)s")
+
+    command("schema", _schema, "print the JSON schema of params.yaml")
+    return parser
+
+
+def _plan_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", type=Path, help="a plan file, as printed by the command plan")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from grokdistill.params import read, validate
+    from grokdistill.plan import write_plan
+    from grokdistill.runs import enumerate_runs
+    from grokdistill.store import Store
+
+    study = enumerate_runs(validate(read(options.params), " + ".join(map(str, options.params))))
+    path = write_plan(study)
+    store = Store(Path(study.params.paths.results) / "store")
+    for stage in STAGES:
+        runs = study.of(stage)
+        done = sum(store.complete(stage, run.fingerprint) for run in runs)
+        print(f"{stage:10} {len(runs):6} runs, {done} in the store", file=sys.stderr)
+        if options.list:
+            for run in runs:
+                state = "done" if store.complete(stage, run.fingerprint) else "-"
+                print(f"  {run.fingerprint} {state:4} {run.name}", file=sys.stderr)
+    print(path)
+
+
+def _dataset(options: argparse.Namespace) -> None:
+    from grokdistill.jobs import make_dataset
+
+    plan, runs = _chosen(options, "datasets" if options.all else None)
+    for run in runs:
+        if not plan.store.complete(run.stage, run.fingerprint):
+            make_dataset(plan, run)
+
+
+def _train(options: argparse.Namespace) -> None:
+    plan, runs = _chosen(options, options.stage)
+    done: set[str] = set()
+    for run in runs:
+        if run.fingerprint in done:
+            continue
+        done.update(run.batch)
+        missing = [key for key in run.batch if not plan.store.complete(run.stage, key)]
+        if missing:
+            from grokdistill.jobs import train
+
+            train(plan, [plan.run(key) for key in missing], options.device, options.threads)
+
+
+def _chosen(options: argparse.Namespace, stage: str | None):
+    """The plan and the runs that were named, by fingerprint or by stage."""
+    from grokdistill.jobs import JobError
+    from grokdistill.plan import Plan
+
+    plan = Plan.load(options.plan)
+    try:
+        runs = plan.stage(stage) if stage else [plan.run(key) for key in options.runs]
+    except KeyError as error:
+        raise JobError(f"{options.plan}: {error.args[0]}; `plan --list` shows what there is") from None
+    if not runs:
+        raise JobError("nothing to do: name fingerprints, or a whole stage (see --help)")
+    return plan, runs
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from grokdistill.plan import Plan
+    from grokdistill.publish import publish
+
+    publish(Plan.load(options.plan), options.stage)
+
+
+def _tables(options: argparse.Namespace) -> None:
+    from grokdistill.plan import Plan
+    from grokdistill.publish import tables
+
+    tables(Plan.load(options.plan))
+
+
+def _figures(options: argparse.Namespace) -> None:
+    from grokdistill import figures
+    from grokdistill.plan import Plan
+    from grokdistill.publish import read_runs
+
+    plan = Plan.load(options.plan)
+    for number in options.numbers or figures.FIGURES:
+        figures.draw(
+            number,
+            read_runs(plan.results),
+            _curves(plan),
+            plan.results / "figures",
+            main_pair=plan.params.primes.pair,
+        )
+
+
+def _claims(options: argparse.Namespace) -> None:
+    from grokdistill import claims
+    from grokdistill.files import write
+    from grokdistill.plan import Plan
+    from grokdistill.publish import read_runs
+
+    plan = Plan.load(options.plan)
+    frame = claims.evaluate(
+        claims.load_claims(options.claims),
+        read_runs(plan.results),
+        _curves(plan),
+        main_pair=plan.params.primes.pair,
+        min_n=plan.params.claims.min_n,
+    )
+    write(plan.results / "claims.csv", frame.to_csv(index=False, lineterminator="\n"))
+    print(claims.format_table(frame))
+
+
+def _curves(plan):
+    from grokdistill.summary import read_curve
+
+    return lambda stage, name: read_curve(plan.results / "curves" / stage / f"{name}.csv")
+
+
+def _schema(options: argparse.Namespace) -> None:
+    from grokdistill.params import schema
+
+    sys.stdout.write(schema())

@@ -1,0 +1,28 @@
+"""Figures 1 to 7 of the paper: `specs` declares what each shows, `canvas` draws any of them."""
+
+from pathlib import Path
+
+import pandas
+
+from grokdistill import style
+from grokdistill.figures.canvas import Curves, covered_share, draw_figure, same_answer_share
+from grokdistill.figures.specs import FIGURES, Panel, Spec
+
+__all__ = ["FIGURES", "Curves", "Panel", "Spec", "covered_share", "draw", "draw_figure", "same_answer_share"]
+
+
+def draw(
+    number: int, runs: pandas.DataFrame, curves: Curves, out: Path, *, main_pair: tuple[int, int]
+) -> list[Path]:
+    """Write the paper's figure `number` into `out` as PNG and PDF, the same bytes for the same runs.
+
+    `runs` is the tidy table of runs, `curves(stage, name)` one run's evaluations, `main_pair`
+    the primes (p1, p2).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"figure-{number}.{kind}" for kind in style.METADATA]
+    with style.context():
+        figure = draw_figure(FIGURES[number], runs, curves, main_pair)
+        for path, metadata in zip(paths, style.METADATA.values(), strict=True):
+            figure.savefig(path, metadata=metadata)
+    return paths

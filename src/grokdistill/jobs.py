@@ -1,0 +1,173 @@
+"""Jobs: make what is missing of a batch of runs, and put it into the store."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grokdistill import sources
+from grokdistill.data import OPERATORS, Dataset
+from grokdistill.files import DamagedFile, load_tensors, save_tensors, write
+from grokdistill.plan import Plan, PlannedRun
+from grokdistill.progress import Reporter
+from grokdistill.store import CHECKPOINT, CURVE, DATASET
+
+
+class JobError(RuntimeError):
+    """A job that cannot go on; the message says why and what to do."""
+
+
+def make_dataset(plan: Plan, run: PlannedRun) -> None:
+    """Generate one dataset and put it into the store."""
+    from grokdistill.stages import datasets
+
+    _check_sources(run)
+    started = time.monotonic()
+    dataset = datasets.build(run.config)
+    arrays = {"a": dataset.a, "b": dataset.b, "order": dataset.order, **dataset.answers}
+    small = {name: np.ascontiguousarray(array, dtype=np.int32) for name, array in arrays.items()}
+    path = plan.store.folder(run.stage, run.fingerprint) / DATASET
+    save_tensors(path, small, {"prime": dataset.prime, "seed": run.config.seed}, "numpy")
+    execution = {"seconds": round(time.monotonic() - started, 3), "device": "cpu", "versions": {"numpy": np.__version__}}
+    plan.store.commit(run.stage, run.fingerprint, _record(run, execution), (DATASET,))
+
+
+def load_dataset(plan: Plan, fingerprint: str) -> Dataset:
+    """A dataset from the store, checked against its record."""
+    arrays, header = load_tensors(plan.store.file("datasets", fingerprint, DATASET), "numpy")
+    wide = {name: array.astype(np.int64) for name, array in arrays.items()}
+    return Dataset(header["prime"], wide["a"], wide["b"], {op: wide[op] for op in OPERATORS}, wide["order"])
+
+
+def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads: int | None = None) -> None:
+    """Train runs of one cell side by side and put each into the store.
+
+    Args:
+        runs: equal but for their seeds, none of them in the store yet.
+        device: "cpu", "cuda", ...; by default a GPU where there is one.
+        threads: CPU threads; by default PyTorch's own choice.
+
+    Raises:
+        JobError: where a teacher may not teach, or sources changed since the plan was made.
+        DamagedFile: where something the runs are made from is missing or damaged.
+    """
+    import torch
+
+    from grokdistill.model import Shape
+    from grokdistill.train import Trainer
+
+    for run in runs:
+        _check_sources(run)
+    if threads:
+        torch.set_num_threads(threads)
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    material = _material(plan, runs, chosen)
+    experiment = importlib.import_module(f"grokdistill.stages.{runs[0].stage}").experiment(material)
+    reporter = Reporter(runs[0].cell, [run.config.seed for run in runs])
+    started = time.monotonic()
+    outcomes = Trainer(experiment, chosen).run(reporter)
+    seconds = time.monotonic() - started
+    execution = {
+        "seconds": round(seconds / len(runs), 3),
+        "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "seeds_in_job": len(runs),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+    shape = Shape(**vars(experiment.engine.shape))
+    for run, outcome in zip(runs, outcomes, strict=True):
+        folder = plan.store.folder(run.stage, run.fingerprint)
+        header = {"shape": vars(shape), "config": run.config.model_dump(exclude_none=True)}
+        save_tensors(folder / CHECKPOINT, outcome.weights, header, "torch")
+        write(folder / CURVE, _csv(outcome.curve))
+        final = {name: values[-1] for name, values in outcome.curve.items() if values[-1] == values[-1]}
+        record = _record(run, execution) | {"diverged": outcome.diverged, "facts": outcome.facts, "final": final}
+        plan.store.commit(run.stage, run.fingerprint, record, (CHECKPOINT, CURVE))
+    reporter.finish([(run.config.seed, outcome) for run, outcome in zip(runs, outcomes, strict=True)], seconds)
+
+
+def _material(plan: Plan, runs: list[PlannedRun], device: Any) -> Any:
+    """Everything that the runs are made from, read from the store."""
+    from grokdistill.stages.setup import Material
+
+    def datasets(role: str) -> list[Dataset] | None:
+        return [load_dataset(plan, run.parents[role]) for run in runs] if role in runs[0].parents else None
+
+    return Material(
+        configs=[run.config for run in runs],
+        p1=datasets("p1_dataset"),
+        p2=datasets("p2_dataset"),
+        teacher=_teacher(plan, runs, "teacher"),
+        p2_teacher=_teacher(plan, runs, "p2_teacher"),
+        device=device,
+    )
+
+
+def _teacher(plan: Plan, runs: list[PlannedRun], role: str) -> Any:
+    """The frozen models of a role, one per run; a p1 teacher must have grokked unless it is a control."""
+    from grokdistill.model import Shape
+    from grokdistill.stages.setup import Teacher
+
+    if role not in runs[0].parents:
+        return None
+    weights, shapes = [], []
+    for run in runs:
+        parent = plan.run(run.parents[role])
+        record = plan.store.record(parent.stage, parent.fingerprint)
+        if record["diverged"] is not None:
+            raise JobError(f"{parent.stage}/{parent.name} diverged at step {record['diverged']}; it cannot teach {run.name}")
+        accuracy, needed = record["final"]["test_acc"], plan.params.teachers.min_accuracy
+        if parent.stage == "teachers" and not parent.config.until and accuracy < needed:
+            raise JobError(
+                f"{parent.stage}/{parent.name} has test accuracy {accuracy:.4f}, below teachers.min_accuracy {needed}, so it "
+                f"may not teach {run.name}. Train it longer (training.steps), on more data (teachers.fraction), or lower "
+                "teachers.min_accuracy."
+            )
+        tensors, header = load_tensors(plan.store.file(parent.stage, parent.fingerprint, CHECKPOINT), "torch")
+        weights.append(tensors)
+        shapes.append(Shape(**header["shape"]))
+    if any(shape != shapes[0] for shape in shapes):
+        raise DamagedFile(f"the {role}s of {runs[0].cell} have different shapes: {shapes}")
+    return Teacher(shapes[0], weights)
+
+
+def _check_sources(run: PlannedRun) -> None:
+    if sources.digest(f"grokdistill.stages.{run.stage}") != run.sources:
+        raise JobError(
+            f"{run.stage}/{run.name}: the sources changed after this run was planned; type the command again, so that the "
+            "result is recorded under what makes it"
+        )
+
+
+def _record(run: PlannedRun, execution: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "stage": run.stage,
+        "config": run.config.model_dump(exclude_none=True),
+        "parents": run.parents,
+        "sources": run.sources,
+        "execution": execution,
+    }
+
+
+def _csv(curve: dict[str, list[float]]) -> str:
+    """A curve as CSV with six significant digits; empty where a value does not apply."""
+
+    def shown(value: float) -> str:
+        return "" if value != value else str(value) if isinstance(value, int) else f"{value:.6g}"
+
+    lines = [",".join(curve), *(",".join(map(shown, row)) for row in zip(*curve.values(), strict=True))]
+    return "\n".join(lines) + "\n"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,110 @@
+"""The plan of a study as a file: what every command but the planning itself reads.
+
+A plan is written from the parameters, named by its content, and never changed, so that jobs of a running study keep theirs
+when the parameters are edited meanwhile. Each stage also has a manifest: the runs it consists of, rewritten only when its
+bytes change, which is what tables and figures depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grokdistill.config import STAGES, RunConfig
+from grokdistill.files import DamagedFile, write, write_if_changed
+from grokdistill.params import Params
+from grokdistill.runs import Run, Study
+from grokdistill.store import Store
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run as the plan tells of it."""
+
+    fingerprint: str
+    stage: str
+    name: str
+    cell: str
+    variant: str
+    config: RunConfig
+    parents: dict[str, str]
+    sources: str
+    batch: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's runs by fingerprint, its folders, and its parameters."""
+
+    params: Params
+    entries: dict[str, dict[str, Any]]
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read a plan file."""
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            return cls(Params.model_validate(document["params"]), document["runs"])
+        except (OSError, ValueError, KeyError) as error:
+            raise DamagedFile(f"{path}: not a plan ({error}); make it anew with `python -m grokdistill plan`") from None
+
+    @property
+    def results(self) -> Path:
+        return Path(self.params.paths.results)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.results / "store")
+
+    def run(self, fingerprint: str) -> PlannedRun:
+        """One run.
+
+        Raises:
+            KeyError: where the plan has no such run.
+        """
+        if fingerprint not in self.entries:
+            raise KeyError(f"no run {fingerprint} in this plan")
+        entry = self.entries[fingerprint]
+        config = RunConfig.model_validate(entry["config"])
+        return PlannedRun(fingerprint=fingerprint, **(entry | {"config": config, "batch": tuple(entry["batch"])}))
+
+    def stage(self, stage: str) -> list[PlannedRun]:
+        """The stage's runs, in the order of the parameters."""
+        return [self.run(key) for key, entry in self.entries.items() if entry["stage"] == stage]
+
+
+def write_plan(study: Study) -> Path:
+    """Write the plan and the stages' manifests below the study's results; returns the plan's path."""
+    results = Path(study.params.paths.results)
+    batches = {run.fingerprint: batch for batch in study.batches() for run in batch}
+    runs = {run.fingerprint: _entry(run, batches[run.fingerprint]) for run in study.runs}
+    document = {"params": study.params.model_dump(mode="json"), "runs": runs}
+    text = json.dumps(document, indent=1) + "\n"
+    path = results / "plan" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+    if not path.is_file():
+        write(path, text)
+    for stage in STAGES:
+        lines = "".join(f"{run.fingerprint} {run.name}\n" for run in study.of(stage))
+        write_if_changed(manifest(results, stage), lines)
+    return path
+
+
+def manifest(results: Path, stage: str) -> Path:
+    """A stage's manifest: one line per run, fingerprint and name."""
+    return results / "plan" / f"{stage}.txt"
+
+
+def _entry(run: Run, batch: tuple[Run, ...]) -> dict[str, Any]:
+    return {
+        "stage": run.config.stage,
+        "name": run.name,
+        "cell": run.cell,
+        "variant": run.variant,
+        "config": run.config.model_dump(exclude_none=True),
+        "parents": {role: parent.fingerprint for role, parent in run.parents.items()},
+        "sources": run.sources,
+        "batch": [other.fingerprint for other in batch],
+    }

@@ -1,0 +1,63 @@
+"""Live progress of a training job: one line that rewrites itself on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from grokdistill.train import Outcome, Progress
+
+PLAIN_EVERY = 10.0  # seconds between lines where the output is not a terminal
+
+
+def duration(seconds: float) -> str:
+    """A duration as people read it: 42s, 3m05s, 2h07m."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours}h{minutes_left:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def span(values: list[float]) -> str:
+    """One accuracy, or the range over seeds."""
+    low, high = min(values), max(values)
+    return f"{low:.3f}" if high - low < 5e-4 else f"{low:.3f}-{high:.3f}"
+
+
+class Reporter:
+    """Prints where a job stands: step, rate, time left, train and test accuracy."""
+
+    def __init__(self, cell: str, seeds: list[int], stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.title = f"{cell} seed{'s' if len(seeds) > 1 else ''} {','.join(map(str, seeds))}"
+        self.live = self.stream.isatty()
+        self.shown = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if not self.live and now - self.shown < PLAIN_EVERY and progress.step != progress.steps:
+            return
+        self.shown = now
+        rate = progress.step / max(progress.seconds, 1e-9)
+        line = (
+            f"{self.title}: step {progress.step:,}/{progress.steps:,}, {rate:.0f} steps/s, "
+            f"{duration((progress.steps - progress.step) / rate)} left, "
+            f"train {span(progress.train_acc)}, test {span(progress.test_acc)}"
+        )
+        self.stream.write(f"\r\x1b[K{line}" if self.live else f"{line}\n")
+        self.stream.flush()
+
+    def finish(self, outcomes: list[tuple[int, Outcome]], seconds: float) -> None:
+        """A closing line per seed."""
+        if self.live:
+            self.stream.write("\r\x1b[K")
+        for seed, outcome in outcomes:
+            curve = outcome.curve
+            state = f"DIVERGED at step {outcome.diverged:,}" if outcome.diverged else f"{curve['step'][-1]:,} steps"
+            p1 = f", p1 {curve['p1_acc'][-1]:.3f}" if "p1_acc" in curve else ""
+            self.stream.write(
+                f"{self.title.split(' seed')[0]} seed {seed}: {state} in {duration(seconds)}, "
+                f"test {curve['test_acc'][-1]:.3f}{p1}\n"
+            )
+        self.stream.flush()

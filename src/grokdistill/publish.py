@@ -1,0 +1,79 @@
+"""Views of the store: what people and DVC look at, holding exactly the current runs under their names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from grokdistill import summary
+from grokdistill.config import STAGES
+from grokdistill.files import DamagedFile, to_json, write
+from grokdistill.plan import Plan
+from grokdistill.store import CHECKPOINT, CURVE, DATASET, RECORD
+
+
+def publish(plan: Plan, stage: str) -> None:
+    """Lay out a stage: a folder per run, a curve per run, and the stage's metrics."""
+    results = plan.results
+    runs = plan.stage(stage)
+    view = Path(plan.params.paths.datasets) if stage == "datasets" else results / stage
+    files = (RECORD, DATASET) if stage == "datasets" else (RECORD, CURVE, CHECKPOINT)
+    _lay_out(
+        view,
+        {
+            f"{run.name}/{name}": plan.store.folder(run.stage, run.fingerprint) / RECORD
+            if name == RECORD
+            else plan.store.file(run.stage, run.fingerprint, name)
+            for run in runs
+            for name in files
+        },
+    )
+    if stage == "datasets":
+        return
+    curves = {f"{run.name}.csv": plan.store.folder(run.stage, run.fingerprint) / CURVE for run in runs}
+    _lay_out(results / "curves" / stage, curves)
+    rows = [summary.row(plan, run) for run in runs]
+    write(results / "metrics" / f"{stage}.json", to_json(summary.metrics(plan, rows)))
+
+
+def _lay_out(folder: Path, wanted: dict[str, Path]) -> None:
+    """Make a folder hold copies of exactly the wanted files; copies, so that nothing done to a view reaches the store."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, source in wanted.items():
+        target = partial / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def tables(plan: Plan) -> pd.DataFrame:
+    """Write `runs.csv` and `costs.csv`: one row per training run, in the order of the parameters."""
+    runs = [run for stage in STAGES[1:] for run in plan.stage(stage)]
+    frame = summary.table([summary.row(plan, run) for run in runs])
+    write(plan.results / "runs.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    costs = []
+    for run in runs:
+        execution = plan.store.record(run.stage, run.fingerprint)["execution"]
+        versions = json.dumps(execution["versions"], sort_keys=True)
+        costs.append({"stage": run.stage, "name": run.name, **execution, "versions": versions, "fingerprint": run.fingerprint})
+    write(plan.results / "costs.csv", pd.DataFrame(costs).to_csv(index=False, lineterminator="\n"))
+    return frame
+
+
+def read_runs(results: Path) -> pd.DataFrame:
+    """`runs.csv` as a table; `variant` is a text, empty for the defaults.
+
+    Raises:
+        DamagedFile: where it is missing or unreadable.
+    """
+    path = results / "runs.csv"
+    try:
+        return pd.read_csv(path, dtype={"variant": str}).fillna({"variant": ""})
+    except (OSError, ValueError) as error:
+        raise DamagedFile(f"{path}: unreadable ({error}); make it anew with `snakemake tables`") from None

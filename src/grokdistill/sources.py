@@ -1,0 +1,84 @@
+"""Which sources a stage depends on, and a digest of what they compute.
+
+Dependencies are read from the import statements, so nothing is listed by hand. The digest is taken of the syntax tree
+without docstrings, so that comments, blank lines, line breaks and documentation do not count; imports for type checking
+alone (`if TYPE_CHECKING:`) do not count either, since they never run.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+PACKAGE = "grokdistill"
+ROOT = Path(__file__).resolve().parent
+
+
+def module_path(module: str) -> Path | None:
+    """The file of a module of this package, or None where there is none."""
+    base = ROOT.joinpath(*module.split(".")[1:])
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    """The module's syntax tree without docstrings and without imports for type checking."""
+    tree = ast.parse(module_path(module).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            node.body = node.body[1:] or [ast.Pass()]
+    tree.body = [node for node in tree.body if not _type_checking(node)]
+    return tree
+
+
+def _type_checking(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Modules of this package that `module` imports, anywhere in its body."""
+    found = set()
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        found |= {name for name in names if name.startswith(f"{PACKAGE}.") and module_path(name)}
+    return frozenset(found)
+
+
+@cache
+def closure(module: str) -> tuple[str, ...]:
+    """`module` and all that it imports from this package, directly or not, sorted by name."""
+    seen, todo = set(), [module]
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo.extend(imports(name))
+    return tuple(sorted(seen))
+
+
+@cache
+def digest(module: str) -> str:
+    """Hex digest of what `module` and its imports compute."""
+    total = hashlib.sha256()
+    for name in closure(module):
+        total.update(f"{name}\0{ast.dump(_tree(name))}\0".encode())
+    return total.hexdigest()
+
+
+def files(module: str) -> list[str]:
+    """Source files of the closure, relative to the package's folder, in the order of their names."""
+    return [module_path(name).relative_to(ROOT).as_posix() for name in closure(module)]

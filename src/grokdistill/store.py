@@ -1,0 +1,73 @@
+"""The input-addressed store: a run's files lie in a folder named by its fingerprint.
+
+A result in it can be missing, but never stale: whatever changes a run changes its fingerprint, hence its folder. A run is
+complete once its record is there, which is written last and carries the hashes of everything else.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grokdistill.files import DamagedFile, sha256, to_json, write
+
+RECORD = "record.json"
+CHECKPOINT = "checkpoint.safetensors"
+DATASET = "dataset.safetensors"
+CURVE = "curve.csv"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The store of one results folder."""
+
+    root: Path
+
+    def folder(self, stage: str, fingerprint: str) -> Path:
+        return self.root / stage / fingerprint
+
+    def complete(self, stage: str, fingerprint: str) -> bool:
+        """Whether the run is there."""
+        return (self.folder(stage, fingerprint) / RECORD).is_file()
+
+    def record(self, stage: str, fingerprint: str) -> dict[str, Any]:
+        """The run's record.
+
+        Raises:
+            DamagedFile: where it is missing, unreadable, or another run's.
+        """
+        path = self.folder(stage, fingerprint) / RECORD
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DamagedFile(f"{path}: the run is not in the store; run its stage first ({stage})") from None
+        except (OSError, ValueError) as error:
+            raise DamagedFile(f"{path}: unreadable ({error}); {_remedy(path.parent)}") from None
+        if record.get("fingerprint") != fingerprint:
+            raise DamagedFile(f"{path}: records run {record.get('fingerprint')}; {_remedy(path.parent)}")
+        return record
+
+    def file(self, stage: str, fingerprint: str, name: str) -> Path:
+        """One of the run's files, checked against the hash in its record.
+
+        Raises:
+            DamagedFile: where it is missing or its bytes are not those that were recorded.
+        """
+        path = self.folder(stage, fingerprint) / name
+        expected = self.record(stage, fingerprint)["outputs"].get(name)
+        if not path.is_file() or sha256(path) != expected:
+            state = "does not match its record" if path.is_file() else "is missing"
+            raise DamagedFile(f"{path}: {state}; {_remedy(path.parent)}")
+        return path
+
+    def commit(self, stage: str, fingerprint: str, record: dict[str, Any], names: tuple[str, ...]) -> None:
+        """Complete a run whose files `names` have been written: hash them, then write the record."""
+        folder = self.folder(stage, fingerprint)
+        outputs = {name: sha256(folder / name) for name in names}
+        write(folder / RECORD, to_json(record | {"fingerprint": fingerprint, "outputs": outputs}))
+
+
+def _remedy(folder: Path) -> str:
+    return f"delete the folder {folder} and type the command again: only this run is made anew"

@@ -1,0 +1,120 @@
+"""From a run's record and curve to its row in `runs.csv` and to its stage's metrics.
+
+Everything here is computed after training, so that a change of threshold or of a measure retrains nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from grokdistill.measures import first_reached, grokking_time
+from grokdistill.params import Evaluation
+from grokdistill.plan import Plan, PlannedRun
+from grokdistill.store import CURVE
+
+COLUMNS = (
+    "stage", "name", "variant", "op", "p1", "p2", "p1_fraction", "fraction", "optimizer", "method", "loss", "teacher",
+    "alpha", "temperature", "position", "seed", "steps", "status", "t_mem", "t_grok", "gap", "sharpness",
+    "final_train_acc", "final_test_acc", "final_p1_acc", "norm_start", "norm_grok", "norm_end", "fingerprint",
+)  # fmt: skip
+WHOLE = ("p1", "p2", "seed", "steps", "t_mem", "t_grok", "gap")
+
+
+def read_curve(path: Path) -> pd.DataFrame:
+    """A run's curve, one row per evaluation."""
+    return pd.read_csv(path)
+
+
+def judged(curve: pd.DataFrame, stage: str) -> pd.Series:
+    """The accuracy that decides whether a run grokked: on both primes for f_M, else on the test set."""
+    return curve[["test_acc", "p1_acc"]].min(axis=1) if stage == "joint" else curve["test_acc"]
+
+
+def measure(curve: pd.DataFrame, stage: str, evaluation: Evaluation, diverged: int | None) -> dict[str, Any]:
+    """Status, times, accuracies and norms of one curve; a censored run has no t_grok.
+
+    The sharpness is the gap as a share of t_grok (lesson: delta t / t_grok): 0 without a plateau, towards 1 with a long one.
+    """
+    steps, last = curve["step"], curve.iloc[-1]
+    t_mem = first_reached(steps, curve["train_acc"], evaluation.memorized)
+    t_grok = None if diverged else grokking_time(steps, judged(curve, stage), evaluation.threshold, evaluation.hold)
+    gap = t_grok - t_mem if t_grok is not None and t_mem is not None else None
+    norms = curve.set_index("step")["weight_norm"]
+    return {
+        "steps": int(last["step"]),
+        "status": "diverged" if diverged else "censored" if t_grok is None else "grokked",
+        "t_mem": t_mem,
+        "t_grok": t_grok,
+        "gap": gap,
+        "sharpness": gap / t_grok if gap is not None and t_grok else None,
+        "final_train_acc": last["train_acc"],
+        "final_test_acc": last["test_acc"],
+        "final_p1_acc": last.get("p1_acc"),
+        "norm_start": norms.iloc[0],
+        "norm_grok": norms[t_grok] if t_grok is not None else None,
+        "norm_end": norms.iloc[-1],
+    }
+
+
+def row(plan: Plan, run: PlannedRun) -> dict[str, Any]:
+    """The run's row of `runs.csv`."""
+    record = plan.store.record(run.stage, run.fingerprint)
+    config = run.config
+    curve = read_curve(plan.store.file(run.stage, run.fingerprint, CURVE))
+    teacher = plan.entries[run.parents["teacher"]]["name"] if "teacher" in run.parents else config.teacher
+    shown = {
+        "stage": run.stage,
+        "name": run.name,
+        "variant": run.variant,
+        "fingerprint": run.fingerprint,
+        "teacher": teacher,
+        "fraction": config.fraction or config.p1_fraction,
+        "temperature": f"{config.temperature_reading} {config.temperature:g}" if config.temperature else None,
+    }
+    plain = {name: getattr(config, name) for name in COLUMNS if name in type(config).model_fields and name not in shown}
+    return plain | shown | measure(curve, run.stage, plan.params.evaluation, record["diverged"])
+
+
+def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as the tidy table of runs, with whole numbers as such."""
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype(dict.fromkeys(WHOLE, "Int64"))
+
+
+def metrics(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A stage's metrics for DVC: op, primes, fraction, optimizer, method (and variant), each with `n` and `share_grokked`.
+
+    Times are medians over all seeds with censored runs counted as longest, left out where the median is censored; the rest
+    are means over seeds.
+    """
+    cells: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for one in rows:
+        run = plan.run(one["fingerprint"])
+        *path, method = run.config.cell
+        suffix = f"-{run.variant}".replace("=", "_").replace(",", "-").replace(".", "p") if run.variant else ""
+        cells.setdefault((*path, method + suffix), []).append(one)
+    tree: dict[str, Any] = {}
+    for path, members in cells.items():
+        place = tree
+        for part in path:
+            place = place.setdefault(part, {})
+        place |= _cell_metrics(members)
+    return tree
+
+
+def _cell_metrics(members: list[dict[str, Any]]) -> dict[str, float]:
+    grokked = [one for one in members if one["status"] == "grokked"]
+    found = {"n": len(members), "share_grokked": len(grokked) / len(members)}
+    for name in ("t_mem", "t_grok"):
+        middle = statistics.median_high([float("inf") if one[name] is None else one[name] for one in members])
+        if middle != float("inf"):
+            found[name] = middle
+    for name in ("final_train_acc", "final_test_acc", "final_p1_acc", "norm_start", "norm_grok", "norm_end"):
+        values = [one[name] for one in members if one[name] is not None and one[name] == one[name]]
+        if values:
+            found[name] = round(statistics.fmean(values), 6)
+    return found
