@@ -128,6 +128,11 @@ class Predicate(_Strict):
     def unit(self) -> str:
         return ""
 
+    @property
+    def timed(self) -> bool:
+        """Whether a run that grokked has told all that is asked, however short it is."""
+        return getattr(self, "column", "t_grok") in ("t_mem", "t_grok", "gap")
+
     def spans(self, runs: pd.DataFrame, other: pd.DataFrame, curves: Curves) -> list[Span]:
         """What is known of each run of a cell; `other` are the runs of the same seeds to compare with."""
         raise NotImplementedError
@@ -145,7 +150,8 @@ class Predicate(_Strict):
     def expected(self) -> str:
         """The predicate in words."""
         limits = " and ".join(f"{sign} {limit:g}" for sign, _, _, limit in self._bounds())
-        return f"{self.subject.format(**self.model_dump())} {limits}"
+        subject = self.subject.format(**self.model_dump()).replace(" / None", "").replace(" to None", "")
+        return f"{subject} {limits}"
 
     def measured(self, cells: Sequence[Sequence[Span]]) -> str:
         """The cells' medians: one number, or the smallest to the largest."""
@@ -186,12 +192,7 @@ class Value(Predicate):
 
     def spans(self, runs: pd.DataFrame, other: pd.DataFrame, curves: Curves) -> list[Span]:
         own = _known(runs, self.column)
-        return (
-            [_ratio(*pair) for pair in zip(own, _known(runs, self.over), strict=True)] if self.over else own
-        )
-
-    def expected(self) -> str:
-        return super().expected().replace(" / None", "")
+        return [_ratio(*pair) for pair in zip(own, _known(runs, self.over), strict=True)] if self.over else own
 
 
 class Paired(Predicate):
@@ -229,10 +230,7 @@ class CurvePredicate(Predicate):
         raise NotImplementedError
 
     def spans(self, runs: pd.DataFrame, other: pd.DataFrame, curves: Curves) -> list[Span]:
-        return [
-            (-inf, inf) if r.status == "diverged" else self._span(curves, r.stage, r.name)
-            for r in runs.itertuples()
-        ]
+        return [(-inf, inf) if r.status == "diverged" else self._span(curves, r.stage, r.name) for r in runs.itertuples()]
 
     def _span(self, curves: Curves, stage: str, name: str) -> Span:
         try:
@@ -288,10 +286,7 @@ class Rise(CurvePredicate):
 
     def read(self, steps: np.ndarray, values: np.ndarray) -> float:
         first = np.searchsorted(steps, steps - self.width)
-        return max(
-            float(value - values[i : j + 1].min())
-            for j, (i, value) in enumerate(zip(first, values, strict=True))
-        )
+        return max(float(value - values[i : j + 1].min()) for j, (i, value) in enumerate(zip(first, values, strict=True)))
 
 
 AnyPredicate = Annotated[Grokked | Value | Paired | Fall | Level | Reach | Rise, Field(discriminator="kind")]
@@ -311,9 +306,7 @@ class Part(_Strict):
 
     where: dict[str, Scalar | Annotated[list[Scalar], Field(min_length=1)]]
     predicate: AnyPredicate
-    steps: int | None = Field(
-        None, gt=0, description="Judged as of this step; a censored shorter run cannot tell."
-    )
+    steps: int | None = Field(None, gt=0, description="Judged as of this step; shorter runs only tell when they grokked.")
     among: Literal["all", "grokked"] = Field("all", description="grokked: leave out runs that did not.")
     essential: bool = Field(False, description="If none of its cells holds, the claim is not reproduced.")
 
@@ -371,9 +364,7 @@ def load_claims(path: Path | str) -> list[Claim]:
         try:
             claims.append(Claim.model_validate(entry | {"id": name}))
         except ValidationError as error:
-            mistakes += [
-                f"claim {name!r}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
-            ]
+            mistakes += [f"claim {name!r}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
     if mistakes:
         raise ValueError("\n".join([f"{path}:", *mistakes]))
     return claims
@@ -393,11 +384,11 @@ def _cells(where: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> list[d
 def _label(key: str, value: Any) -> str:
     if key == "pair":
         return "-".join(map(str, value))
-    return f"{value:.0%}" if key.endswith("fraction") else str(value)
+    return f"{key.removesuffix('fraction').replace('_', ' ')}{value:.0%}" if "fraction" in key else str(value)
 
 
-def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, steps: int | None) -> pd.DataFrame:
-    """A cell's runs by seed, as they stood at `steps`."""
+def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, part: Part) -> pd.DataFrame:
+    """A cell's runs by seed, as they stood at the part's step."""
     mask = np.ones(len(runs), bool)
     free = [
         "pair",
@@ -412,12 +403,13 @@ def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, steps: int | None) -> pd.
     picked = runs[mask].sort_values("seed").set_index("seed")
     if picked.index.has_duplicates:
         raise ValueError(f"several runs of one seed: {', '.join(picked['name'])}; name a variant")
-    if steps is not None:
-        short = (picked["status"] == "censored") & (picked["steps"] < steps)
+    if part.steps is not None:
+        told = (picked["status"] == "grokked") & part.predicate.timed | (picked["status"] == "diverged")
+        short = ~told & (picked["steps"] < part.steps)
         if short.any():
-            raise Missing(f"{steps} steps, has {picked['steps'][short].max()}", int((~short).sum()))
-        late = picked["t_grok"] > steps
-        picked.loc[late, "status"], picked.loc[late, "steps"] = "censored", steps
+            raise Missing(f"{part.steps} steps, has {picked['steps'][short].max()}", int((~short).sum()))
+        late = picked["t_grok"] > part.steps
+        picked.loc[late, "status"], picked.loc[late, "steps"] = "censored", part.steps
         picked.loc[late, ["t_grok", "gap"]] = np.nan
     return picked
 
@@ -439,24 +431,20 @@ class _Judged(NamedTuple):
     n: list[int]
 
 
-def _judge(
-    part: Part, runs: pd.DataFrame, curves: Curves, pairs: Sequence[tuple[int, int]], min_n: int
-) -> _Judged:
+def _judge(part: Part, runs: pd.DataFrame, curves: Curves, pairs: Sequence[tuple[int, int]], min_n: int) -> _Judged:
     judged, lacking = _Judged([], [], []), dict[str, list[str]]()
     wanted, versus = _cells(part.where, pairs), getattr(part.predicate, "versus", {})
     for cell in wanted:
         named = [key for key, value in part.where.items() if isinstance(value, list) or value == "other"]
         label = " ".join(_label(key, cell[key]) for key in named)
         try:
-            own = _pick(cell, runs, part.steps)
-            other = _pick(cell | versus, runs, part.steps) if versus else own
+            own = _pick(cell, runs, part)
+            other = _pick(cell | versus, runs, part) if versus else own
             if own.empty or other.empty:
                 raise Missing("" if own.empty else f"versus {' '.join(map(str, versus.values()))}", 0)
             seeds = own.index.intersection(other.index)
             if len(seeds) < min_n:
-                raise Missing(
-                    f"{min_n} {'paired seeds' if versus else 'seeds'}, has {len(seeds)}", len(seeds)
-                )
+                raise Missing(f"{min_n} {'paired seeds' if versus else 'seeds'}, has {len(seeds)}", len(seeds))
             own, other = own.loc[seeds], other.loc[seeds]
             if part.among == "grokked":
                 own = other = own[own["status"] == "grokked"]
@@ -475,9 +463,7 @@ def _judge(
         if len(labels) < len(wanted):
             what = " ".join(filter(None, [", ".join(labels), what]))
         elif not what:
-            grid = {
-                key: values for key, values in _listed(part.where).items() if key not in ("stage", "pair")
-            }
+            grid = {key: values for key, values in _listed(part.where).items() if key not in ("stage", "pair")}
             what = " ".join("/".join(_label(key, value) for value in values) for key, values in grid.items())
         judged.needs.append(f"needs {what} ({part.where['stage']})")
     return judged
@@ -540,9 +526,7 @@ def evaluate(
         else:
             counted = [(name, claim.parts[name].predicate, j.cells) for name, j in judged.items() if j.cells]
             measured = [_measured(*each) for each in counted]
-            intervals = [
-                predicate.interval([cell.spans for cell in cells]) for _, predicate, cells in counted
-            ]
+            intervals = [predicate.interval([cell.spans for cell in cells]) for _, predicate, cells in counted]
         words = [claim.id, claim.figure, claim.statement, *map("; ".join, (expected, measured, intervals))]
         rows.append([*words, min((n for part in judged.values() for n in part.n), default=0), verdict])
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -558,9 +542,6 @@ def format_table(frame: pd.DataFrame, width: int = 120) -> str:
         row[2] = textwrap.shorten(row[2], 3 * shown["statement"], placeholder=" ...")
         cells = [textwrap.wrap(text, size) or [""] for text, size in zip(row, shown.values(), strict=True)]
         for i in range(max(map(len, cells))):
-            parts = [
-                (c[i] if i < len(c) else "").ljust(size)
-                for c, size in zip(cells, shown.values(), strict=True)
-            ]
+            parts = [(c[i] if i < len(c) else "").ljust(size) for c, size in zip(cells, shown.values(), strict=True)]
             lines.append("  ".join(parts).rstrip())
     return "\n".join(lines)

@@ -83,7 +83,7 @@ def write_plan(study: Study) -> Path:
     runs = {run.fingerprint: _entry(run, batches[run.fingerprint]) for run in study.runs}
     document = {"params": study.params.model_dump(mode="json"), "runs": runs}
     text = json.dumps(document, indent=1) + "\n"
-    path = results / "plan" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+    path = results / "store" / "plans" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
     if not path.is_file():
         write(path, text)
     for stage in STAGES:

@@ -69,6 +69,11 @@ class Study:
         size = self.params.execution.seeds_per_job
         return [tuple(runs[i : i + size]) for runs in cells.values() for i in range(0, len(runs), size)]
 
+    @cached_property
+    def ahead(self) -> dict[str, Run]:
+        """Fingerprint -> the run before it in its job: the first one's job trains all, the others find theirs done."""
+        return {later.fingerprint: earlier for batch in self.batches() for earlier, later in pairwise(batch)}
+
 
 def enumerate_runs(params: Params) -> Study:
     """Every run that the parameters ask for, with all that those are made from.
@@ -247,7 +252,3 @@ class _Recipes:
         self.known[key] = Run(config, parents, source, variant)
         return self.known[key]
 
-
-def chain(batch: tuple[Run, ...]) -> dict[str, str]:
-    """Each fingerprint's predecessor in its job: the first run's job trains all of them, the others find theirs done."""
-    return {later.fingerprint: earlier.fingerprint for earlier, later in pairwise(batch)}

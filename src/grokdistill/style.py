@@ -1,7 +1,7 @@
 """How every figure looks: the one place where colours, line styles, sizes and fonts are set.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers; what a colour says, a marker says as well, so that
-the figures also survive a black and white printer. Sizes are in points at the printed width, one column of a paper.
+Colours are Okabe and Ito's, told apart by colour-blind readers; what a colour says, a marker says as well, so
+that the figures survive a black and white printer. Sizes are in points at the printed width, a paper's column.
 """
 
 from contextlib import AbstractContextManager
@@ -12,7 +12,9 @@ import seaborn
 
 WIDTH = 5.5  # inches, one column of the paper
 ROW_HEIGHT = 1.6  # inches, one row of panels
-MARGIN_HEIGHT = 1.15  # inches: title, legend and axis label of a figure
+MARGIN_HEIGHT = 0.75  # inches: title and axis labels of a figure
+LEGEND_HEIGHT = 0.165  # inches, one row of the legend below the panels
+LEFT = 0.012  # where titles and notes start, as a share of the width
 NOTE_HEIGHT = 0.135  # inches, one line of the note at the foot
 NOTE_WIDTH = 112  # characters in such a line
 LEGEND_COLUMNS = 5  # a longer legend takes two lines
@@ -99,6 +101,8 @@ RC: dict[str, Any] = seaborn.axes_style("ticks") | {
     "ytick.labelsize": 7,
     "legend.fontsize": 7,
     "legend.frameon": False,
+    "legend.borderaxespad": 0,
+    "legend.borderpad": 0.1,
     "legend.handlelength": 2.4,
     "legend.columnspacing": 1.4,
     "axes.linewidth": 0.6,

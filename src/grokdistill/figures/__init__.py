@@ -11,9 +11,7 @@ from grokdistill.figures.specs import FIGURES, Panel, Spec
 __all__ = ["FIGURES", "Curves", "Panel", "Spec", "covered_share", "draw", "draw_figure", "same_answer_share"]
 
 
-def draw(
-    number: int, runs: pandas.DataFrame, curves: Curves, out: Path, *, main_pair: tuple[int, int]
-) -> list[Path]:
+def draw(number: int, runs: pandas.DataFrame, curves: Curves, out: Path, *, main_pair: tuple[int, int]) -> list[Path]:
     """Write the paper's figure `number` into `out` as PNG and PDF, the same bytes for the same runs.
 
     `runs` is the tidy table of runs, `curves(stage, name)` one run's evaluations, `main_pair`

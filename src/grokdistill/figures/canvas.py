@@ -34,7 +34,7 @@ FIELDS = {"op": "operator", "optimizer": "optimizer", "fraction": "fraction", "m
 
 
 def same_answer_share(p1: int, p2: int, op: str) -> float:
-    """The share of p1's pairs with one answer under both moduli: the score on p1 of a model that only knows p2."""
+    """The share of p1's pairs with one answer under both moduli: all that a model of p2 alone gets right."""
     a, b = numpy.ogrid[:p1, :p1]
     value = a + b if op == "add" else a - b
     return float((value % p1 == value % p2).mean())
@@ -51,19 +51,9 @@ def draw_figure(spec: Spec, runs: pandas.DataFrame, curves: Curves, main_pair: t
     plain = runs["variant"].isna() | runs["variant"].eq("")
     runs = runs[plain & runs["p1"].eq(main_pair[0]) & runs["p2"].eq(main_pair[1])]
     panels = [panel.settled(runs) for panel in spec.panels]
-    rows: list[Condition] = (
-        [{spec.rows: value} for value in _present(panels, runs, spec.rows)] if spec.rows else [{}]
-    )
-    rows = rows or [{}]
-    note = textwrap.fill(_note(spec, panels, runs, main_pair), style.NOTE_WIDTH)
+    rows: list[Condition] = [{spec.rows: value} for value in _present(panels, runs, spec.rows)] or [{}]
 
-    foot = style.NOTE_HEIGHT * (note.count("\n") + 1.3)
-    height = style.ROW_HEIGHT * len(rows) + style.MARGIN_HEIGHT + foot
-    figure = Figure((style.WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, foot / height, 1, 1 - foot / height), **style.PADS)
-    figure.suptitle(spec.title, x=0.012, ha="left", **style.TITLE)
-    figure.text(0.012, 0.04 / height, note, va="bottom", **style.NOTE)
-
+    figure = Figure(layout="constrained")
     axes = figure.subplots(len(rows), len(panels), sharex=True, sharey="row", squeeze=False)
     for (row, fixed), (column, panel) in itertools.product(enumerate(rows), enumerate(panels)):
         ax = axes[row, column]
@@ -80,43 +70,40 @@ def draw_figure(spec: Spec, runs: pandas.DataFrame, curves: Curves, main_pair: t
                 ax.annotate(NAMES[value], (1.03, 0.5), xycoords="axes fraction", rotation=-90, va="center")
     _scale_steps(axes)
     seaborn.despine(fig=figure)
-    _add_legend(figure, spec, panels, runs, foot / height)
+    _frame(figure, len(rows), spec.title, _legend(figure, spec, panels, runs), _note(spec, panels, runs, main_pair))
     return figure
 
 
-def _draw_panel(
-    ax: Axes, spec: Spec, panel: Panel, runs: pandas.DataFrame, curves: Curves, main_pair: tuple[int, int]
-) -> None:
+def _frame(figure: Figure, rows: int, title: str, legend: list[list[Line2D]], note: str) -> None:
+    """Give a figure its size, its title above and, below the panels, the rows of its legend and its note."""
+    note = textwrap.fill(note, style.NOTE_WIDTH)
+    below = style.NOTE_HEIGHT * (note.count("\n") + 1.5)
+    foot = below + style.LEGEND_HEIGHT * len(legend)
+    height = style.MARGIN_HEIGHT + style.ROW_HEIGHT * rows + foot
+    figure.set_size_inches(style.WIDTH, height)
+    figure.get_layout_engine().set(rect=(0, foot / height, 1, 1 - foot / height), **style.PADS)
+    figure.suptitle(title, x=style.LEFT, ha="left", **style.TITLE)
+    figure.text(style.LEFT, style.NOTE_HEIGHT / 4 / height, note, va="bottom", **style.NOTE)
+    for place, handles in enumerate(reversed(legend)):
+        anchor = (0.5, (below + style.LEGEND_HEIGHT * place) / height)
+        figure.legend(handles=handles, loc="lower center", bbox_to_anchor=anchor, ncols=len(handles))
+
+
+def _draw_panel(ax: Axes, spec: Spec, panel: Panel, runs: pandas.DataFrame, curves: Curves, main_pair: tuple[int, int]) -> None:
     """Draw every condition of a panel, and the lines that it is to be read against."""
     for condition in panel.conditions():
         found = panel.runs(runs, condition)
         frames = {run.seed: curves(run.stage, run.name).set_index("step") for run in found.itertuples()}
         for prime, (column, faint) in panel.measures.items():
-            said = {**condition, "prime": prime}
-            look = {"color": style.COLOURS[said[spec.colour]], "linestyle": _dash(spec, said)}
+            shown = {**condition, "prime": prime}
+            colour, marker = style.COLOURS[shown[spec.colour]], style.MARKERS[shown[spec.colour]]
+            look = {"color": colour, "linestyle": style.DASHES[shown[spec.dash]] if spec.dash else style.SOLID}
             _draw_line(ax, frames, faint, {**look, **style.FAINT}, band=False)
-            _draw_line(
-                ax,
-                frames,
-                column,
-                {**look, **style.LINE, "marker": style.MARKERS[said[spec.colour]]},
-                band=True,
-            )
-            for run in found.itertuples():
-                values = _values(frames[run.seed], column)
-                if run.status == "diverged" and len(values):
-                    ax.plot(
-                        values.index[-1],
-                        values.iloc[-1],
-                        color=look["color"],
-                        label="diverged",
-                        **style.DIVERGED,
-                    )
-                if column == "weight_norm" and run.t_grok == run.t_grok and len(values):
-                    norm = numpy.interp(run.t_grok, values.index, values)
-                    ax.plot(run.t_grok, norm, color=look["color"], label="t_grok", **style.GROK)
+            _draw_line(ax, frames, column, {**look, **style.LINE, "marker": marker}, band=True)
+            _draw_events(ax, found, frames, column, colour)
     if not ax.lines:
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", va="center", **style.ABSENT)
+        return
     if spec.ylabel == "accuracy":
         ax.axhline(THRESHOLD, label="threshold", **style.THRESHOLD)
         ax.set(ylim=(-0.03, 1.05), yticks=(0, 0.25, 0.5, 0.75, 1), yticklabels=("0", "", "0.5", "", "1"))
@@ -124,9 +111,20 @@ def _draw_panel(
         _draw_floors(ax, *main_pair, panel.grid["op"][0])
 
 
-def _draw_line(
-    ax: Axes, frames: dict[Any, pandas.DataFrame], column: str | None, look: dict, *, band: bool
-) -> None:
+def _draw_events(ax: Axes, found: pandas.DataFrame, frames: dict[Any, pandas.DataFrame], column: str, colour: str) -> None:
+    """Mark on each run's own curve where it diverged and, on a weight norm, where it grokked."""
+    for run in found.itertuples():
+        values = _values(frames[run.seed], column)
+        if values.empty:
+            continue
+        if run.status == "diverged":
+            ax.plot(values.index[-1], values.iloc[-1], label="diverged", color=colour, **style.DIVERGED)
+        if column == "weight_norm" and not pandas.isna(run.t_grok):
+            norm = numpy.interp(run.t_grok, values.index, values)
+            ax.plot(run.t_grok, norm, label="t_grok", color=colour, **style.GROK)
+
+
+def _draw_line(ax: Axes, frames: dict[Any, pandas.DataFrame], column: str | None, look: dict, *, band: bool) -> None:
     """The median over seeds, as far as every seed went; a run that went further goes on alone, thinly."""
     series = {seed: _values(frame, column) for seed, frame in frames.items()}
     series = {seed: values for seed, values in series.items() if len(values)}
@@ -143,18 +141,12 @@ def _draw_line(
     for seed, values in series.items():
         rest = values[values.index >= shared.index.max()]
         if len(rest) > 1:
-            ax.plot(
-                rest.index, rest, label=f"{column} of seed {seed}", **{**look, **style.ALONE, "marker": None}
-            )
+            ax.plot(rest.index, rest, label=f"{column} of seed {seed}", **{**look, **style.ALONE, "marker": None})
 
 
 def _values(frame: pandas.DataFrame, column: str | None) -> pandas.Series:
     """What a run has in a column; nothing if it has no such column."""
     return frame[column].dropna() if column in frame else pandas.Series(dtype=float)
-
-
-def _dash(spec: Spec, said: Condition) -> Any:
-    return style.DASHES[said[spec.dash]] if spec.dash else style.SOLID
 
 
 def _draw_floors(ax: Axes, p1: int, p2: int, op: str) -> None:
@@ -171,7 +163,7 @@ def _draw_floors(ax: Axes, p1: int, p2: int, op: str) -> None:
 
 
 def _scale_steps(axes: numpy.ndarray) -> None:
-    """Steps on a log scale, so that the early phase shows, with a short linear piece where runs start at step 0."""
+    """Steps on a log scale, so that the early phase shows; a run's step 0 has its place on the left."""
     limits = [ax.dataLim for ax in axes.flat if numpy.isfinite(ax.dataLim.x1)]
     if not limits:
         for ax in axes.flat:
@@ -184,7 +176,7 @@ def _scale_steps(axes: numpy.ndarray) -> None:
         scale = {"value": "symlog", "linthresh": first, "linscale": 0.3}
     decades = 10.0 ** numpy.arange(numpy.floor(numpy.log10(first)), numpy.log10(last) + 1)
     minor = numpy.outer(decades, numpy.arange(1, 10)).ravel()
-    major = decades[(decades > first) & (decades <= last)]
+    major = decades[(decades >= first) & (decades <= last)]
     if len(major) < 2:
         major = minor[(minor > first) & (minor <= last)][::2]
     for ax in axes.flat:
@@ -196,39 +188,29 @@ def _scale_steps(axes: numpy.ndarray) -> None:
         ax.set_xlim(0 if "linthresh" in scale else first, last * 1.05)
 
 
-def _add_legend(
-    figure: Figure, spec: Spec, panels: Sequence[Panel], runs: pandas.DataFrame, foot: float
-) -> None:
-    """Above the figure's foot: colours in one row and line styles below it; only what is in the figure."""
+def _legend(figure: Figure, spec: Spec, panels: Sequence[Panel], runs: pandas.DataFrame) -> list[list[Line2D]]:
+    """The rows of a legend: colours, then line styles and marks; only what is in the figure."""
+
+    def entry(label: str, **look: Any) -> Line2D:
+        return Line2D([], [], label=label, **{"color": style.GREY, **look})
+
     colours = [
-        (Line2D([], [], color=style.COLOURS[value], marker=style.MARKERS[value], **style.LINE), _name(value))
+        entry(_name(value), color=style.COLOURS[value], marker=style.MARKERS[value], **style.LINE)
         for value in _present(panels, runs, spec.colour)
     ]
     dashes: dict[Any, list[str]] = {}
-    for value in _present(panels, runs, spec.dash) if spec.dash else ():
+    for value in _present(panels, runs, spec.dash):
         dashes.setdefault(style.DASHES[value], []).append(_name(value))
-    styles = [
-        (Line2D([], [], color=style.GREY, linestyle=dash, **style.LINE), " or ".join(names))
-        for dash, names in dashes.items()
-    ]
+    styles = [entry(" or ".join(names), linestyle=dash, **style.LINE) for dash, names in dashes.items()]
     drawn = {line.get_label() for ax in figure.axes for line in ax.lines}
     if drawn & {"train_acc", "p1_train_acc"}:
-        styles.append((Line2D([], [], color=style.GREY, **style.FAINT), "faint: train"))
+        styles.append(entry("faint: train", **style.FAINT))
     if "t_grok" in drawn:
-        styles.append((Line2D([], [], color=style.GREY, **style.GROK), r"$t_\mathrm{grok}$"))
+        styles.append(entry(r"$t_\mathrm{grok}$", **style.GROK))
     if "diverged" in drawn:
-        styles.append((Line2D([], [], color=style.GREY, **style.DIVERGED), "diverged"))
-    entries = [*colours, *styles]
-    columns = len(entries)
-    if columns > style.LEGEND_COLUMNS:  # matplotlib fills column by column
-        columns = max(len(colours), len(styles))
-        blank = (Line2D([], [], linestyle="none"), "")
-        entries = list(itertools.chain(*itertools.zip_longest(colours, styles, fillvalue=blank)))
-    if entries:
-        anchor = (0, foot, 1, 1 - foot)
-        figure.legend(
-            *zip(*entries, strict=True), loc="outside lower center", bbox_to_anchor=anchor, ncols=columns
-        )
+        styles.append(entry("diverged", **style.DIVERGED))
+    one_row = len(colours) + len(styles) <= style.LEGEND_COLUMNS
+    return [row for row in ([colours + styles] if one_row else [colours, styles]) if row]
 
 
 def _note(spec: Spec, panels: Sequence[Panel], runs: pandas.DataFrame, main_pair: tuple[int, int]) -> str:
@@ -262,7 +244,7 @@ def _listed(name: str, values: list[str]) -> str:
     return f"{name}{'s' if len(values) > 1 else ''} {', '.join(values)}"
 
 
-def _present(panels: Sequence[Panel], runs: pandas.DataFrame, field: str) -> list[Any]:
+def _present(panels: Sequence[Panel], runs: pandas.DataFrame, field: str | None) -> list[Any]:
     """The values of a field, or the primes, for which there is a run; in the order of the style file."""
     values = {
         {**condition, "prime": prime}.get(field)

@@ -1,4 +1,4 @@
-"""What each figure of the paper shows: the conditions it selects, the columns it draws, what colour and dash say."""
+"""What each figure of the paper shows: which conditions, which columns, and what colour and dash say."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -70,8 +70,8 @@ class Panel:
 class Spec:
     """One figure: its panels side by side, and a row of them for each value of the field `rows`.
 
-    `colour` (with the marker) and `dash` name what they tell apart: a field of the conditions, or `prime`. In a
-    panel's title `{fraction}` is its own.
+    `colour` (with the marker) and `dash` name what they tell apart: a field of the conditions, or `prime`.
+    In a panel's title `{fraction}` is its own.
     """
 
     title: str
@@ -82,9 +82,7 @@ class Spec:
     ylabel: str = "accuracy"
 
 
-def _alone(
-    title: str, fractions: tuple[float, ...], measures: Measures = ON_P2, **only: tuple[str, ...]
-) -> Panel:
+def _alone(title: str, fractions: tuple[float, ...], measures: Measures = ON_P2, **only: tuple[str, ...]) -> Panel:
     """A panel of models that train on p2 alone, from scratch (baselines) and distilled (students)."""
     grid = {"op": OPS, "optimizer": OPTIMIZERS, "fraction": fractions, "method": ("scratch", "distilled")}
     return Panel(title, ("baselines", "students"), {**grid, **only}, measures)

@@ -1,0 +1,69 @@
+# Parameters are checked and runs are enumerated here, once, by the library; rule files only declare.
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from grokdistill import sources
+from grokdistill.config import STAGES
+from grokdistill.params import ParamsError, validate
+from grokdistill.plan import manifest, write_plan
+from grokdistill.runs import enumerate_runs
+
+try:
+    PARAMS = validate(config)
+    STUDY = enumerate_runs(PARAMS)
+except ParamsError as error:
+    raise WorkflowError(str(error)) from None
+
+PLAN = write_plan(STUDY)
+RESULTS = PARAMS.paths.results
+RUNS = {run.fingerprint: run for run in STUDY.runs}
+
+
+wildcard_constraints:
+    fingerprint="[0-9a-f]{20}",
+    number="[1-7]",
+
+
+def done(run):
+    """The marker that a run is in the store."""
+    return f"{RESULTS}/store/{run.config.stage}/{run.fingerprint}/done"
+
+
+def made_from(wildcards):
+    """Markers of what a run is made from, and of the run before it in its job, which trains both."""
+    run = RUNS[wildcards.fingerprint]
+    ahead = STUDY.ahead.get(run.fingerprint)
+    return [done(other) for other in (*run.parents.values(), ahead) if other]
+
+
+def marker(stage):
+    """Where a stage's markers lie, by fingerprint."""
+    return f"{RESULTS}/store/{stage}/{{fingerprint}}/done"
+
+
+def markers(*stages):
+    """Markers of all runs of these stages."""
+    return [done(run) for stage in stages for run in STUDY.of(stage)]
+
+
+def manifests(*stages):
+    """What these stages consist of; rewritten only when it changes."""
+    return [str(manifest(Path(RESULTS), stage)) for stage in stages]
+
+
+def log_of(stage):
+    """Where a training job's progress is kept."""
+    return f"{RESULTS}/logs/{stage}/{{fingerprint}}.log"
+
+
+def published(stage):
+    """A stage's view, and for training stages its curves and metrics."""
+    if stage == "datasets":
+        return [PARAMS.paths.datasets]
+    return [f"{RESULTS}/{stage}", f"{RESULTS}/curves/{stage}", f"{RESULTS}/metrics/{stage}.json"]
+
+
+def code_of(module):
+    """Digest of a module and all that it imports, so that a job reruns when what it computes changes."""
+    return sources.digest(f"grokdistill.{module}")
