@@ -397,7 +397,7 @@ def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, part: Part) -> pd.DataFra
     ]
     for key in cell.keys() - set(free):
         if isinstance(cell[key], str):
-            mask &= (runs[key].astype("string").fillna("") == cell[key]).to_numpy(bool)
+            mask &= (runs[key] == cell[key]).to_numpy(bool)
         else:
             mask &= np.isclose(pd.to_numeric(runs[key], errors="coerce").to_numpy(float), cell[key])
     picked = runs[mask].sort_values("seed").set_index("seed")
@@ -507,6 +507,7 @@ def evaluate(
     needed = {"name", "seed", "steps", "status", *SELECTORS, *get_args(Number)} - {"pair"}
     if absent := sorted(needed - set(runs.columns)):
         raise ValueError(f"the table of runs lacks {', '.join(absent)}")
+    runs = runs.assign(variant=runs["variant"].astype(object).fillna(""))
     primes = runs[["p1", "p2"]].dropna().astype(int).drop_duplicates().itertuples(index=False, name=None)
     pairs = {"main": [tuple(main_pair)], "other": sorted(set(primes) - {tuple(main_pair)})}
     rows = []

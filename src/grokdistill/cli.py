@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from grokdistill.plan import Plan, PlannedRun
 
 STAGES = ("datasets", "teachers", "baselines", "students", "joint", "continual")
 
@@ -36,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, function, text: str) -> argparse.ArgumentParser:
+    def command(name: str, function: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         added.set_defaults(command=function)
         return added
@@ -67,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     _plan_argument(claims)
     claims.add_argument("--claims", type=Path, default=Path("data/paper/claims.yaml"), help="default: %(default)s")
 
+    show = command("show", _show, "print what came of a study: its runs, its claims, and where the report lies")
+    show.add_argument("results", type=Path, nargs="?", default=Path("results"), help="default: %(default)s")
     command("schema", _schema, "print the JSON schema of params.yaml")
     return parser
 
@@ -118,7 +127,7 @@ def _train(options: argparse.Namespace) -> None:
             train(plan, [plan.run(key) for key in missing], options.device, options.threads)
 
 
-def _chosen(options: argparse.Namespace, stage: str | None):
+def _chosen(options: argparse.Namespace, stage: str | None) -> tuple[Plan, list[PlannedRun]]:
     """The plan and the runs that were named, by fingerprint or by stage."""
     from grokdistill.jobs import JobError
     from grokdistill.plan import Plan
@@ -181,7 +190,26 @@ def _claims(options: argparse.Namespace) -> None:
     print(claims.format_table(frame))
 
 
-def _curves(plan):
+def _show(options: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from grokdistill import claims
+    from grokdistill.files import DamagedFile
+    from grokdistill.publish import read_runs
+
+    runs = read_runs(options.results)
+    columns = ["stage", "name", "status", "t_mem", "t_grok", "final_test_acc", "final_p1_acc", "norm_start", "norm_end"]
+    whole = {"t_mem": "Int64", "t_grok": "Int64"}
+    print(runs[columns].astype(whole).to_string(index=False, na_rep="", float_format="{:.3f}".format), end="\n\n")
+    path = options.results / "claims.csv"
+    if not path.is_file():
+        raise DamagedFile(f"{path}: missing; make it with `snakemake claims`")
+    print(claims.format_table(pd.read_csv(path, keep_default_na=False)))
+    report = options.results / "report.html"
+    print(f"\nfigures: {options.results / 'figures'}\nreport:  {report if report.is_file() else 'not made yet (make report)'}")
+
+
+def _curves(plan: Plan) -> Callable[[str, str], pd.DataFrame]:
     from grokdistill.summary import read_curve
 
     return lambda stage, name: read_curve(plan.results / "curves" / stage / f"{name}.csv")

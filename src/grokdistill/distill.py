@@ -28,23 +28,23 @@ class Targets:
         probabilities: [seeds, examples, numbers], zero beyond the teacher's numbers.
         entropy: nats, [seeds, examples].
         covered: bool [seeds, examples], whether the teacher knows both numbers; elsewhere there is no KL.
-        temperature: of the student's side.
+        temperature: of the student's side, one number or [seeds, 1, 1].
     """
 
     probabilities: Tensor
     entropy: Tensor
     covered: Tensor
-    temperature: float
+    temperature: float | Tensor
 
 
-def soften(logits: Tensor, reading: str, value: float) -> tuple[Tensor, float]:
+def soften(logits: Tensor, reading: str, value: float) -> tuple[Tensor, float | Tensor]:
     """Teacher logits as probabilities, and the student's temperature.
 
     Args:
         logits: the teacher's own answers, [..., examples, classes].
         reading: "absolute" (softmax(f/t) on both sides, paper eq. 3), "relative" (logits standardised per example, then
-            multiplied by `value`; the student at 1) or "matched" (one temperature for which the targets' mean entropy over
-            the examples is `value` nats; the student at 1).
+            multiplied by `value`; the student at 1) or "matched" (as absolute, with the one t per teacher for which its
+            targets' mean entropy over the examples is `value` nats).
         value: t, the scale, or nats.
 
     Raises:
@@ -55,7 +55,8 @@ def soften(logits: Tensor, reading: str, value: float) -> tuple[Tensor, float]:
     if reading == "relative":
         centred = logits - logits.mean(-1, keepdim=True)
         return torch.softmax(value * centred / centred.std(-1, correction=0, keepdim=True).clamp_min(1e-12), -1), 1.0
-    return torch.softmax(logits / matched_temperature(logits, value), -1), 1.0
+    temperature = matched_temperature(logits, value)
+    return torch.softmax(logits / temperature, -1), temperature
 
 
 def matched_temperature(logits: Tensor, nats: float) -> Tensor:

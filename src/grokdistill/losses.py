@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ class _StableMaxCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         x = logits.double()
         inverse = (1 + x.abs()).reciprocal_()
         positive = x >= 0
@@ -35,7 +37,7 @@ class _StableMaxCrossEntropy(torch.autograd.Function):
         return total.log() - torch.sign(picked) * torch.log1p(picked.abs())
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         positive, inverse, total, index = ctx.saved_tensors
         slope = torch.where(positive, 1.0, inverse.square()) / total.unsqueeze(-1)
         slope.scatter_add_(-1, index, -inverse.gather(-1, index))
@@ -64,16 +66,16 @@ def softmax_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mea
 CROSS_ENTROPY = {"stablemax": stablemax_cross_entropy, "softmax": softmax_cross_entropy}
 
 
-def kl_to_targets(logits: Tensor, targets: Tensor, entropy: Tensor, temperature: float = 1.0) -> Tensor:
+def kl_to_targets(logits: Tensor, targets: Tensor, entropy: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """KL(targets || softmax(logits / temperature)) per example (paper eq. 3).
 
     Args:
         logits: the student's, [..., classes].
         targets: the teacher's probabilities, [..., classes], rows summing to 1.
         entropy: the targets' entropy in nats, [...].
-        temperature: t > 0 on the student's side.
+        temperature: t > 0 on the student's side, one number or broadcastable to the logits.
     """
-    log_q = torch.log_softmax(logits / temperature if temperature != 1.0 else logits, -1)
+    log_q = torch.log_softmax(logits / temperature, -1)
     return -(targets * log_q).sum(-1) - entropy
 
 

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def grokking_time(
-    steps: Sequence[int], accuracy: Sequence[float], threshold: float = 0.95, hold: int = 500
-) -> int | None:
+def grokking_time(steps: Sequence[int], accuracy: Sequence[float], threshold: float = 0.95, hold: int = 500) -> int | None:
     """First step from which test accuracy stays at or above the threshold for `hold` steps.
 
     Args:

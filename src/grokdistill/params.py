@@ -89,9 +89,7 @@ class Paths(Section):
         path = PurePosixPath(value)
         plain = all(part.replace("-", "").replace("_", "").isalnum() and part.isascii() for part in path.parts)
         if path.is_absolute() or not path.parts or not plain or str(path) != value:
-            raise ValueError(
-                "a path is relative, stays in the repository, and its parts are letters, digits, - and _"
-            )
+            raise ValueError("a path is relative, stays in the repository, and its parts are letters, digits, - and _")
         return value
 
 
@@ -196,7 +194,8 @@ class Temperature(Section):
     reading: Literal["absolute", "relative", "matched"] = Field(
         "relative",
         description="absolute: softmax(f/t) on both sides (eq. 3). relative: teacher logits standardised per example, "
-        "times `value`. matched: one temperature per teacher that gives its targets a mean entropy of `value` nats.",
+        "times `value`; the student at t = 1. matched: absolute, with the t that gives a teacher's targets a mean entropy "
+        "of `value` nats.",
     )
     value: Positive = Field(3.0, description="t (absolute), the scale (relative), or the mean entropy in nats (matched).")
 
@@ -296,6 +295,9 @@ class Continual(Distillation):
     methods: tuple[Method, ...] = Field(("supervised", "distilled"), description="Without and with distillation.")
     fractions: tuple[Fraction, ...] = Field((0.35, 0.30, 0.25, 0.20, 0.10), description="Training fractions of p2.")
     steps: Steps = Field(30_000, description="Length, in `training.unit` (paper fig. 6: 30,000).")
+    alpha: Annotated[Float, Field(ge=0, le=1)] = Field(
+        0.5, description="Share of the KL term (value open; with 0.9 p2 is learned much later)."
+    )
     position: Position = Field("modulus", description="Where outputs are distilled (the operator protects nothing).")
     modulus_token: Literal["old", "new"] = Field(
         "old", description="Whose modulus token teacher and student see under the KL (paper silent)."

@@ -251,4 +251,3 @@ class _Recipes:
         source = sources.digest(f"grokdistill.stages.{stage}")
         self.known[key] = Run(config, parents, source, variant)
         return self.known[key]
-

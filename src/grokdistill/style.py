@@ -16,7 +16,7 @@ MARGIN_HEIGHT = 0.75  # inches: title and axis labels of a figure
 LEGEND_HEIGHT = 0.165  # inches, one row of the legend below the panels
 LEFT = 0.012  # where titles and notes start, as a share of the width
 NOTE_HEIGHT = 0.135  # inches, one line of the note at the foot
-NOTE_WIDTH = 112  # characters in such a line
+NOTE_WIDTH = 116  # characters in such a line
 LEGEND_COLUMNS = 5  # a longer legend takes two lines
 PADS = {"w_pad": 0.04, "h_pad": 0.03}  # inches, around panels
 
@@ -62,10 +62,11 @@ FAINT: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.35, "zorder": 2}
 ALONE: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.8, "zorder": 2.5}
 BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0, "zorder": 1.5}
 THRESHOLD: dict[str, Any] = {"color": GREY, "linewidth": 0.5, "alpha": 0.5, "zorder": 1}
-REFERENCE: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "linestyle": (0, (6, 2, 1, 2)), "zorder": 1}
+REFERENCE: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "zorder": 1}
+REFERENCE_DASHES = ((0, (8, 2, 1, 2)), (0, (1, 1.5)))
 GROK: dict[str, Any] = {
     "marker": "*",
-    "markersize": 6.5,
+    "markersize": 7,
     "markeredgecolor": "white",
     "markeredgewidth": 0.4,
     "linestyle": "none",
@@ -78,7 +79,6 @@ DIVERGED: dict[str, Any] = {
     "linestyle": "none",
     "zorder": 5,
 }
-REFERENCE_NAME: dict[str, Any] = {"fontsize": 7, "color": GREY}
 NOTE: dict[str, Any] = {"fontsize": 7, "color": GREY}
 ABSENT: dict[str, Any] = {"fontsize": 9, "color": GREY, "style": "italic"}
 TITLE: dict[str, Any] = {"fontsize": 9, "fontweight": "bold"}
@@ -112,7 +112,7 @@ RC: dict[str, Any] = seaborn.axes_style("ticks") | {
     "ytick.major.size": 3,
     "xtick.minor.width": 0.4,
     "xtick.minor.size": 1.6,
-    "savefig.dpi": 300,
+    "figure.dpi": 300,
     "pdf.fonttype": 42,
 }
 

@@ -225,9 +225,7 @@ class Trainer:
         experiment, row = self.experiment, {"step": [step] * self.seeds}
         for exam in experiment.exams:
             correct, losses = [], []
-            for a, b, query, label in zip(
-                *(part.split(CHUNK, 1) for part in (*_fields(exam.rows), exam.labels)), strict=True
-            ):
+            for a, b, query, label in zip(*(part.split(CHUNK, 1) for part in (*_fields(exam.rows), exam.labels)), strict=True):
                 logits = experiment.engine.logits(self.weights, Rows(a, b, query))
                 correct.append(logits.argmax(-1) == label)
                 if exam.train is not None:

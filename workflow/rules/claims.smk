@@ -2,8 +2,9 @@
 rule claims:
     input:
         runs=rules.tables.output.runs,
-        curves=ancient([published(stage)[1] for stage in STAGES[1:]]),
+        curves=ancient(curves_of_all_stages()),
         claims="data/paper/claims.yaml",
+        plan=ancient(PLAN),
     output:
         report(
             f"{RESULTS}/claims.csv",
@@ -13,9 +14,11 @@ rule claims:
         ),
     log:
         f"{RESULTS}/logs/claims.log",
+    conda:
+        "../envs/grokdistill.yaml"
     params:
         code=code_of("claims"),
         judging=str(PARAMS.claims),
         pair=PARAMS.primes.pair,
     shell:
-        "python -m grokdistill claims {PLAN} --claims {input.claims} 2>&1 | tee {log}"
+        "python -m grokdistill claims {input.plan} --claims {input.claims} 2>&1 | tee {log}"

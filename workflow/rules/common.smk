@@ -1,7 +1,16 @@
 # Parameters are checked and runs are enumerated here, once, by the library; rule files only declare.
+import os
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+
+# The library beside this workflow, in every job too, whatever else is installed: a clone runs its own sources.
+SOURCES = Path(workflow.basedir).parent / "src"
+sys.path.insert(0, str(SOURCES))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")])
+)
 
 from grokdistill import sources
 from grokdistill.config import STAGES
@@ -57,11 +66,9 @@ def log_of(stage):
     return f"{RESULTS}/logs/{stage}/{{fingerprint}}.log"
 
 
-def published(stage):
-    """A stage's view, and for training stages its curves and metrics."""
-    if stage == "datasets":
-        return [PARAMS.paths.datasets]
-    return [f"{RESULTS}/{stage}", f"{RESULTS}/curves/{stage}", f"{RESULTS}/metrics/{stage}.json"]
+def curves_of_all_stages():
+    """Folders of published curves."""
+    return [f"{RESULTS}/curves/{stage}" for stage in STAGES[1:]]
 
 
 def code_of(module):

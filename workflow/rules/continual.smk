@@ -1,29 +1,21 @@
 # A grokked p1 model trained further on p2 (paper figure 6).
-rule train_continual:
-    input:
-        ancient(made_from),
+use rule train_teachers as train_continual with:
     output:
         touch(marker("continual")),
     log:
         log_of("continual"),
-    resources:
-        gpu=1,
-    shell:
-        "python -m grokdistill train {PLAN} {wildcards.fingerprint} --threads {threads} 2>&1 | tee {log}"
 
 
-rule continual:
+use rule teachers as continual with:
     input:
         manifests("continual"),
         ancient(markers("continual")),
+        plan=ancient(PLAN),
     output:
-        directory(published("continual")[0]),
-        directory(published("continual")[1]),
-        published("continual")[2],
+        view=directory(f"{RESULTS}/continual"),
+        curves=directory(f"{RESULTS}/curves/continual"),
+        metrics=f"{RESULTS}/metrics/continual.json",
     log:
         f"{RESULTS}/logs/continual.log",
     params:
-        code=code_of("publish"),
-        measures=str(PARAMS.evaluation),
-    shell:
-        "python -m grokdistill publish {PLAN} continual 2>&1 | tee {log}"
+        stage="continual",

@@ -1,22 +1,29 @@
 # All pairs of a prime, both operators, one nested split per seed (paper section 3).
 rule generate_datasets:
+    input:
+        plan=ancient(PLAN),
     output:
         touch(marker("datasets")),
     log:
         log_of("datasets"),
+    conda:
+        "../envs/grokdistill.yaml"
     shell:
-        "python -m grokdistill dataset {PLAN} {wildcards.fingerprint} 2>&1 | tee {log}"
+        "python -m grokdistill dataset {input.plan} {wildcards.fingerprint} 2>&1 | tee {log}"
 
 
 rule datasets:
     input:
         manifests("datasets"),
         ancient(markers("datasets")),
+        plan=ancient(PLAN),
     output:
-        directory(published("datasets")[0]),
+        directory(PARAMS.paths.datasets),
     log:
         f"{RESULTS}/logs/datasets.log",
+    conda:
+        "../envs/grokdistill.yaml"
     params:
         code=code_of("publish"),
     shell:
-        "python -m grokdistill publish {PLAN} datasets 2>&1 | tee {log}"
+        "python -m grokdistill publish {input.plan} datasets 2>&1 | tee {log}"

@@ -1,8 +1,9 @@
 # Figures 1 to 7 of the paper.
 rule draw_figure:
     input:
-        rules.tables.output.runs,
-        ancient([published(stage)[1] for stage in STAGES[1:]]),
+        runs=rules.tables.output.runs,
+        curves=ancient(curves_of_all_stages()),
+        plan=ancient(PLAN),
     output:
         png=report(
             f"{RESULTS}/figures/figure-{{number}}.png",
@@ -13,12 +14,14 @@ rule draw_figure:
         pdf=f"{RESULTS}/figures/figure-{{number}}.pdf",
     log:
         f"{RESULTS}/logs/figures/{{number}}.log",
+    conda:
+        "../envs/grokdistill.yaml"
     params:
         code=code_of("figures"),
         look=str(PARAMS.figures),
         pair=PARAMS.primes.pair,
     shell:
-        "python -m grokdistill figures {PLAN} {wildcards.number} 2>&1 | tee {log}"
+        "python -m grokdistill figures {input.plan} {wildcards.number} 2>&1 | tee {log}"
 
 
 rule figures:

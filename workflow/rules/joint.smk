@@ -1,29 +1,21 @@
 # The larger model f_M on p1 and p2 together (paper figure 5).
-rule train_joint:
-    input:
-        ancient(made_from),
+use rule train_teachers as train_joint with:
     output:
         touch(marker("joint")),
     log:
         log_of("joint"),
-    resources:
-        gpu=1,
-    shell:
-        "python -m grokdistill train {PLAN} {wildcards.fingerprint} --threads {threads} 2>&1 | tee {log}"
 
 
-rule joint:
+use rule teachers as joint with:
     input:
         manifests("joint"),
         ancient(markers("joint")),
+        plan=ancient(PLAN),
     output:
-        directory(published("joint")[0]),
-        directory(published("joint")[1]),
-        published("joint")[2],
+        view=directory(f"{RESULTS}/joint"),
+        curves=directory(f"{RESULTS}/curves/joint"),
+        metrics=f"{RESULTS}/metrics/joint.json",
     log:
         f"{RESULTS}/logs/joint.log",
     params:
-        code=code_of("publish"),
-        measures=str(PARAMS.evaluation),
-    shell:
-        "python -m grokdistill publish {PLAN} joint 2>&1 | tee {log}"
+        stage="joint",

@@ -3,6 +3,7 @@ rule tables:
     input:
         manifests(*STAGES[1:]),
         ancient(markers(*STAGES[1:])),
+        plan=ancient(PLAN),
     output:
         runs=report(
             f"{RESULTS}/runs.csv",
@@ -13,8 +14,10 @@ rule tables:
         costs=f"{RESULTS}/costs.csv",
     log:
         f"{RESULTS}/logs/tables.log",
+    conda:
+        "../envs/grokdistill.yaml"
     params:
         code=code_of("publish"),
         measures=str(PARAMS.evaluation),
     shell:
-        "python -m grokdistill tables {PLAN} 2>&1 | tee {log}"
+        "python -m grokdistill tables {input.plan} 2>&1 | tee {log}"

@@ -1,29 +1,37 @@
-# Models that grok p1 on 35% of its pairs (paper section 4).
+# Models that grok p1 on 35% of its pairs (paper section 4). The other training stages use these two rules with their own
+# outputs: one trains a run into the store, one lays out the stage for people and for DVC.
 rule train_teachers:
     input:
         ancient(made_from),
+        plan=ancient(PLAN),
     output:
         touch(marker("teachers")),
     log:
         log_of("teachers"),
+    conda:
+        "../envs/grokdistill.yaml"
     resources:
         gpu=1,
     shell:
-        "python -m grokdistill train {PLAN} {wildcards.fingerprint} --threads {threads} 2>&1 | tee {log}"
+        "python -m grokdistill train {input.plan} {wildcards.fingerprint} --threads {threads} 2>&1 | tee {log}"
 
 
 rule teachers:
     input:
         manifests("teachers"),
         ancient(markers("teachers")),
+        plan=ancient(PLAN),
     output:
-        directory(published("teachers")[0]),
-        directory(published("teachers")[1]),
-        published("teachers")[2],
+        view=directory(f"{RESULTS}/teachers"),
+        curves=directory(f"{RESULTS}/curves/teachers"),
+        metrics=f"{RESULTS}/metrics/teachers.json",
     log:
         f"{RESULTS}/logs/teachers.log",
+    conda:
+        "../envs/grokdistill.yaml"
     params:
+        stage="teachers",
         code=code_of("publish"),
         measures=str(PARAMS.evaluation),
     shell:
-        "python -m grokdistill publish {PLAN} teachers 2>&1 | tee {log}"
+        "python -m grokdistill publish {input.plan} {params.stage} 2>&1 | tee {log}"

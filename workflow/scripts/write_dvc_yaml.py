@@ -49,7 +49,7 @@ def document(params: Params) -> dict:
 
     stages = {
         "plan": {
-            "cmd": "python -m grokdistill plan params.yaml",
+            "cmd": "snakemake --cores 1 -- plan",
             "deps": ["src/grokdistill"],
             "params": [name for name in Params.model_fields if name not in ("paths", "execution", "figures", "claims")],
             "outs": [{path: {"cache": False, "persist": True}} for path in manifests.values()],

@@ -87,6 +87,18 @@ def _frame(figure: Figure, rows: int, title: str, legend: list[list[Line2D]], no
     for place, handles in enumerate(reversed(legend)):
         anchor = (0.5, (below + style.LEGEND_HEIGHT * place) / height)
         figure.legend(handles=handles, loc="lower center", bbox_to_anchor=anchor, ncols=len(handles))
+    _settle(figure)
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once, and round: the layout's solver differs in the last bit from process to process."""
+    figure.draw_without_rendering()
+    places = [(ax, ax.get_position().bounds) for ax in figure.axes]
+    height = figure._suptitle.get_position()[1]
+    figure.set_layout_engine("none")
+    for ax, place in places:
+        ax.set_position(numpy.round(place, 5))
+    figure._suptitle.set_y(round(height, 5))
 
 
 def _draw_panel(ax: Axes, spec: Spec, panel: Panel, runs: pandas.DataFrame, curves: Curves, main_pair: tuple[int, int]) -> None:
@@ -130,16 +142,16 @@ def _draw_line(ax: Axes, frames: dict[Any, pandas.DataFrame], column: str | None
     series = {seed: values for seed, values in series.items() if len(values)}
     if not series:
         return
-    table = pandas.concat(series, axis=1)
-    shared = table.dropna()
-    middle = shared.median(axis=1)
-    halfway = (middle - (middle.min() + middle.max()) / 2).abs().to_numpy().argmin()
-    ax.plot(middle.index, middle, label=column, markevery=[halfway, len(middle) - 1], **look)
+    shared = pandas.concat(series, axis=1).dropna()
+    if len(shared):
+        middle = shared.median(axis=1)
+        halfway = int((middle - (middle.min() + middle.max()) / 2).abs().argmin())
+        ax.plot(middle.index, middle, label=column, markevery=[halfway, len(middle) - 1], **look)
     if not band or len(series) == 1:
         return
     ax.fill_between(shared.index, shared.min(axis=1), shared.max(axis=1), color=look["color"], **style.BAND)
     for seed, values in series.items():
-        rest = values[values.index >= shared.index.max()]
+        rest = values[values.index >= shared.index.max()] if len(shared) else values
         if len(rest) > 1:
             ax.plot(rest.index, rest, label=f"{column} of seed {seed}", **{**look, **style.ALONE, "marker": None})
 
@@ -151,15 +163,13 @@ def _values(frame: pandas.DataFrame, column: str | None) -> pandas.Series:
 
 def _draw_floors(ax: Axes, p1: int, p2: int, op: str) -> None:
     """What is exactly left on p1 to a model that only knows p2, and as far as p2's inputs can protect p1."""
-    floors = {
-        "knows only $p_2$": same_answer_share(p1, p2, op),
-        "covered by $p_2$'s pairs": covered_share(p1, p2),
-    }
-    for name, share in floors.items():
-        if share < 1:
-            ax.axhline(share, label=name, **style.REFERENCE)
-            place = {"transform": ax.get_yaxis_transform(), "va": "top", "ha": "right"}
-            ax.text(0.99, share - 0.02, f"{name}: {share:.3f}", **place, **style.REFERENCE_NAME)
+    floors = {"covered by $p_2$'s pairs": covered_share(p1, p2), "knows only $p_2$": same_answer_share(p1, p2, op)}
+    lines = [
+        ax.axhline(share, label=f"{name}: {share:.3f}", linestyle=dash, **style.REFERENCE)
+        for (name, share), dash in zip(floors.items(), style.REFERENCE_DASHES, strict=True)
+        if share < 1
+    ]
+    ax.legend(handles=lines, loc="lower left")
 
 
 def _scale_steps(axes: numpy.ndarray) -> None:
@@ -225,7 +235,9 @@ def _note(spec: Spec, panels: Sequence[Panel], runs: pandas.DataFrame, main_pair
         least = f"{counts[0]} to " if len(counts) > 1 else ""
         parts.append(f"line: median, band: range, n = {least}{counts[-1]} seeds")
 
-    wanted = [(panel, condition) for panel in spec.panels for condition in panel.conditions()]
+    # Two panels may show the same runs, so conditions are counted once.
+    everything = ((panel, condition) for panel in spec.panels for condition in panel.conditions())
+    wanted = list({(panel.stages, *condition.items()): (panel, condition) for panel, condition in everything}.values())
     there = sum(len(panel.runs(runs, condition)) for panel, condition in wanted)
     full = len(wanted) * max(1, len(seeds))
     if there < full:
@@ -234,7 +246,7 @@ def _note(spec: Spec, panels: Sequence[Panel], runs: pandas.DataFrame, main_pair
             asked = {condition[field] for _, condition in wanted if field in condition}
             present = _present(panels, runs, field)
             if present and set(present) != asked:
-                parts.append(_listed(name, [_name(value) for value in present]))
+                parts.append(_listed(name, [f"{v:.0%}" if field == "fraction" else NAMES[v] for v in present]))
         if seeds:
             parts.append(_listed("seed", [str(seed) for seed in seeds]))
     return "; ".join(parts)
@@ -253,7 +265,8 @@ def _present(panels: Sequence[Panel], runs: pandas.DataFrame, field: str | None)
         if len(panel.runs(runs, condition))
         for prime in panel.measures
     }
-    return [value for value in dict.fromkeys((*style.COLOURS, *style.DASHES)) if value in values]
+    order = [*style.COLOURS, *style.DASHES]
+    return sorted(values - {None}, key=lambda value: order.index(value) if value in order else len(order))
 
 
 def _name(value: Any) -> str:

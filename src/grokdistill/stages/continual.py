@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from grokdistill.data import train_size
 from grokdistill.distill import teach
 from grokdistill.stages.setup import Material, engine, tokens

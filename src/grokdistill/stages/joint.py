@@ -79,9 +79,7 @@ def targets(material: Material, parts: list[Labelled]) -> Targets:
     """Each prime's training pairs as the model grokked on that prime answers them."""
     config = material.config
     found = []
-    for part, teacher, prime in zip(
-        parts, (material.teacher, material.p2_teacher), (config.p1, config.p2), strict=True
-    ):
+    for part, teacher, prime in zip(parts, (material.teacher, material.p2_teacher), (config.p1, config.p2), strict=True):
         queries = engine(config, teacher.shape, prime)
         read = Rows(part.rows.a, part.rows.b, torch.full_like(part.rows.query, queries.query(config.position, prime)))
         weights = material.stacked(teacher.weights)

@@ -89,9 +89,7 @@ class Material:
         size = size or self.config.batch_size
         return [Batches(examples, size, self.config.short_batch, seed, purpose) for seed in self.seeds]
 
-    def exam(
-        self, datasets: list[Dataset], query: int, masks: dict[str, list[np.ndarray]], train: str | None = None
-    ) -> Exam:
+    def exam(self, datasets: list[Dataset], query: int, masks: dict[str, list[np.ndarray]], train: str | None = None) -> Exam:
         """An exam on all pairs; `masks` gives each curve column its pairs, `train` names the training column."""
         labels = self.tensor([dataset.answers[self.config.op] for dataset in datasets])
         subsets = {name: self.tensor(rows) for name, rows in masks.items()}

@@ -1,0 +1,41 @@
+# `make` alone shows what there is.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+IN := . $(VENV)/bin/activate &&
+QUICK := --configfile config/quick.yaml
+
+.PHONY: help setup demo report test lint format clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make .venv from the lock
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(IN) pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(IN) pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)
+
+demo: $(READY) ## the whole DAG at quick scale, on the CPU, into results-quick/
+	$(IN) OMP_NUM_THREADS=1 snakemake --cores 2 --resources gpu=2 $(QUICK)
+	$(IN) snakemake --quiet all $(QUICK) --report results-quick/report.html
+	@$(IN) python -m grokdistill show results-quick
+
+report: $(READY) ## Snakemake's own report of the full-scale results
+	$(IN) snakemake --quiet all --report results/report.html
+
+test: $(READY) ## unit and workflow tests
+	$(IN) OMP_NUM_THREADS=1 python -m pytest
+
+lint: $(READY) ## ruff, snakefmt and snakemake --lint
+	$(IN) ruff check . && ruff format --check .
+	$(IN) snakefmt --check Snakefile workflow
+	$(IN) snakemake --lint
+
+format: $(READY) ## put sources in their standard form
+	$(IN) ruff check --fix --quiet . && ruff format . && snakefmt Snakefile workflow
+
+clean: ## delete the demo's results (the store with them)
+	rm -rf results-quick

@@ -1,0 +1,121 @@
+"""What Snakemake runs, and when."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from conftest import Clone, training
+
+
+def test_everything_named_is_made(finished: Clone):
+    results = finished.root / "results"
+    stages = ("teachers", "baselines", "students", "joint", "continual")
+    with (results / "runs.csv").open() as file:
+        runs = list(csv.DictReader(file))
+    assert [sum(run["stage"] == stage for run in runs) for stage in stages] == [1, 2, 2, 2, 2]
+    for run in runs:
+        view = results / run["stage"] / run["name"]
+        assert {path.name for path in view.iterdir()} == {"record.json", "curve.csv", "checkpoint.safetensors"}
+        record = json.loads((view / "record.json").read_text())
+        assert record["fingerprint"] == run["fingerprint"]
+        assert (results / "curves" / run["stage"] / f"{run['name']}.csv").read_bytes() == (view / "curve.csv").read_bytes()
+    for number in range(1, 8):
+        assert (results / "figures" / f"figure-{number}.png").read_bytes().startswith(b"\x89PNG")
+        assert (results / "figures" / f"figure-{number}.pdf").read_bytes().startswith(b"%PDF")
+    metrics = json.loads((results / "metrics" / "students.json").read_text())
+    assert metrics["add"]["p11-p7"]["f20"]["adamw"]["distilled"]["n"] == 1
+    with (results / "claims.csv").open() as file:
+        verdicts = {row["verdict"] for row in csv.DictReader(file)}
+    assert verdicts <= {"reproduced", "partly", "not reproduced", "not run"}
+    assert {path.name for path in (finished.root / "data" / "datasets").iterdir()} == {"p11-s0", "p7-s0"}
+
+
+def test_nothing_is_left_to_do(finished: Clone):
+    assert not finished.planned()
+
+
+def test_touched_sources_and_inputs_run_nothing(clone: Clone):
+    for path in (*clone.root.glob("src/**/*.py"), *clone.root.glob("results/store/**/*"), clone.root / "params.yaml"):
+        path.touch()
+    assert not clone.planned()
+
+
+def test_figure_style_redraws_figures_only(clone: Clone):
+    with (clone.root / "src/grokdistill/style.py").open("a") as file:
+        file.write("\nUNUSED = 1\n")
+    assert dict(clone.planned()) == {"draw_figure": 7}
+
+
+def test_alpha_retrains_students_and_what_they_teach(clone: Clone):
+    clone.params(students__alpha=0.8)
+    jobs = clone.planned()
+    assert {name: count for name, count in jobs.items() if name.startswith("train_")} == {
+        "train_students": 2,
+        "train_joint": 1,  # the distilled f_M; its supervised sibling has no teacher
+    }
+    assert jobs["teachers"] == jobs["baselines"] == jobs["continual"] == 0
+
+
+def test_threshold_measures_anew_and_trains_nothing(clone: Clone):
+    clone.params(evaluation__threshold=0.9)
+    jobs = clone.planned()
+    assert training(jobs) == 0
+    assert all(jobs[stage] == 1 for stage in ("teachers", "baselines", "students", "joint", "continual", "tables"))
+
+
+def test_a_lost_snakemake_folder_trains_nothing(clone: Clone):
+    clone.run("rm", "-r", ".snakemake")
+    assert training(clone.planned()) == 0
+
+
+def test_an_added_seed_trains_only_itself(clone: Clone):
+    clone.params(seeds=[0, 1])
+    assert training(clone.planned()) == 9
+    clone.params(execution={"seeds_per_job": 2})
+    assert training(clone.planned()) == 9
+
+
+def test_seeds_share_a_job(clone: Clone):
+    """The first seed's job trains all; the others' find theirs in the store, so each cell is trained once."""
+    clone.params(seeds=[1, 2, 3], execution={"seeds_per_job": 3})
+    clone.snakemake("teachers")
+    logs = sorted(path.read_text() for path in (clone.root / "results/logs/teachers").iterdir() if "seeds 1,2,3" in path.read_text())
+    assert len(logs) == 1
+    assert all(f"seed {seed}:" in logs[0] for seed in (1, 2, 3))
+    assert len(list((clone.root / "results/teachers").iterdir())) == 3
+
+
+def test_a_spurious_job_does_not_train_again(clone: Clone):
+    """Even where Snakemake is told to rerun everything, what is in the store is taken from there."""
+    records = sorted((clone.root / "results/store").glob("*/*/record.json"))
+    before = [path.stat().st_mtime_ns for path in records]
+    clone.snakemake("--forceall")
+    assert [path.stat().st_mtime_ns for path in records] == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"primes__p1": 15}, ("primes.p1", "prime", "15")),
+        ({"students__alhpa": 0.5}, ("students.alhpa", "unknown key", "alpha")),
+        ({"baselines__fractions": [1.5]}, ("baselines.fractions.0", "less than 1", "1.5")),
+        ({"students__fractions": [0.001]}, ("students.fractions", "leaves no training pair")),
+        ({"students__variants": [{"fields": {"flavour": 1}}]}, ("students", "flavour")),
+    ],
+)
+def test_bad_parameters_are_refused_before_any_job(clone: Clone, changes: dict, words: tuple):
+    clone.params(**changes)
+    printed = clone.snakemake(ok=False)
+    assert all(word in printed for word in words), printed
+    assert "Traceback" not in printed
+    assert "Job stats" not in printed
+
+
+def test_another_results_folder_leaves_the_first_alone(clone: Clone):
+    (clone.root / "other.yaml").write_text("paths: {results: results-other, datasets: results-other/datasets}\n")
+    before = {path: path.stat().st_mtime_ns for path in (clone.root / "results").rglob("*")}
+    clone.snakemake("teachers", "--configfile", "other.yaml")
+    assert (clone.root / "results-other/teachers").is_dir()
+    assert before == {path: path.stat().st_mtime_ns for path in (clone.root / "results").rglob("*")}
