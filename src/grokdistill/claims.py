@@ -400,7 +400,7 @@ def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, part: Part) -> pd.DataFra
             mask &= (runs[key] == cell[key]).to_numpy(bool)
         else:
             mask &= np.isclose(pd.to_numeric(runs[key], errors="coerce").to_numpy(float), cell[key])
-    picked = runs[mask].sort_values("seed").set_index("seed")
+    picked = runs[mask].set_index("seed")
     if picked.index.has_duplicates:
         raise ValueError(f"several runs of one seed: {', '.join(picked['name'])}; name a variant")
     if part.steps is not None:

@@ -296,7 +296,7 @@ class Continual(Distillation):
     fractions: tuple[Fraction, ...] = Field((0.35, 0.30, 0.25, 0.20, 0.10), description="Training fractions of p2.")
     steps: Steps = Field(30_000, description="Length, in `training.unit` (paper fig. 6: 30,000).")
     alpha: Annotated[Float, Field(ge=0, le=1)] = Field(
-        0.5, description="Share of the KL term (value open; with 0.9 p2 is learned much later)."
+        0.7, description="Share of the KL term (value open; with 0.5 p1 dips while p2 is learned, with 0.9 p2 comes late)."
     )
     position: Position = Field("modulus", description="Where outputs are distilled (the operator protects nothing).")
     modulus_token: Literal["old", "new"] = Field(

@@ -376,6 +376,8 @@ def test_pairs_need_both_runs_of_a_seed():
     claim = one_claim(STUDENTS, SOONER | {"above": 1})
     shifted = table.frame()
     shifted.loc[shifted["stage"] == "baselines", "seed"] += 1
+    row = evaluate([claim], shifted, table.curves, main_pair=MAIN, min_n=2).iloc[0]
+    assert (row["verdict"], row["n"], row["measured"]) == ("reproduced", 2, "part: 3x")
     row = evaluate([claim], shifted, table.curves, main_pair=MAIN).iloc[0]
     assert (row["verdict"], row["n"]) == ("not run", 2)
     assert row["measured"] == "needs 3 paired seeds, has 2 (students)"

@@ -82,23 +82,17 @@ def _frame(figure: Figure, rows: int, title: str, legend: list[list[Line2D]], no
     height = style.MARGIN_HEIGHT + style.ROW_HEIGHT * rows + foot
     figure.set_size_inches(style.WIDTH, height)
     figure.get_layout_engine().set(rect=(0, foot / height, 1, 1 - foot / height), **style.PADS)
-    figure.suptitle(title, x=style.LEFT, ha="left", **style.TITLE)
+    heading = figure.suptitle(title, x=style.LEFT, ha="left", **style.TITLE)
     figure.text(style.LEFT, style.NOTE_HEIGHT / 4 / height, note, va="bottom", **style.NOTE)
     for place, handles in enumerate(reversed(legend)):
         anchor = (0.5, (below + style.LEGEND_HEIGHT * place) / height)
         figure.legend(handles=handles, loc="lower center", bbox_to_anchor=anchor, ncols=len(handles))
-    _settle(figure)
-
-
-def _settle(figure: Figure) -> None:
-    """Lay the figure out once, and round: the layout's solver differs in the last bit from process to process."""
+    # Lay out once, and round: what the layout finds differs in the last bit from process to process.
     figure.draw_without_rendering()
-    places = [(ax, ax.get_position().bounds) for ax in figure.axes]
-    height = figure._suptitle.get_position()[1]
     figure.set_layout_engine("none")
-    for ax, place in places:
-        ax.set_position(numpy.round(place, 5))
-    figure._suptitle.set_y(round(height, 5))
+    heading.set_y(round(heading.get_position()[1], 5))
+    for ax in figure.axes:
+        ax.set_position(numpy.round(ax.get_position().bounds, 5))
 
 
 def _draw_panel(ax: Axes, spec: Spec, panel: Panel, runs: pandas.DataFrame, curves: Curves, main_pair: tuple[int, int]) -> None:
