@@ -4,6 +4,7 @@ use rule train_teachers as train_baselines with:
         touch(marker("baselines")),
     log:
         log_of("baselines"),
+    priority: 0  # nothing waits for a baseline
 
 
 use rule teachers as baselines with:

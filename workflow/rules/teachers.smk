@@ -8,6 +8,7 @@ rule train_teachers:
         touch(marker("teachers")),
     log:
         log_of("teachers"),
+    priority: 50  # all that learns from a teacher waits for it
     conda:
         "../envs/grokdistill.yaml"
     resources:
