@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,28 +85,25 @@ class Engine:
         # Scores of every query against every table row: [seeds, queries, table, heads].
         split = (heads, width)
         scores = torch.einsum("sqhw,sthw->sqth", asked.unflatten(-1, split), keys.unflatten(-1, split)) / math.sqrt(width)
-        # The rows each example attends to: a's, b's, the operator's, and its own (masked where that is the operator).
-        op_row = 2 * numbers
-        attended = torch.stack(
-            [rows.a, rows.b + numbers, torch.full_like(rows.a, op_row), rows.query + op_row], -1
-        )  # [seeds, rows, 4]
-        size = table.shape[1]
         at = torch.arange(seeds, device=rows.a.device)[:, None]
-        flat = (at * queries + rows.query)[..., None] * size + attended
-        score = embedding(flat, scores.reshape(-1, heads))  # [seeds, rows, 4, heads]
-        score = score.masked_fill((_OWN.to(flat.device) & (rows.query == self.OPERATOR)[..., None])[..., None], -math.inf)
-        weight = score.softmax(-2)
-        value = embedding(attended + (at * size)[..., None], values.reshape(-1, shape.d_model))  # [seeds, rows, 4, d]
-        mixed = (weight.unsqueeze(-1) * value.unflatten(-1, split)).sum(2).flatten(-2)  # [seeds, rows, d]
-        x = embedding(at * queries + rows.query, read.reshape(-1, shape.d_model))
+        own = at * queries + rows.query
+        # The table rows that each example attends to: a's, b's, the operator's, and its own.
+        op_row = 2 * numbers
+        size = table.shape[1]
+        operator = torch.full_like(rows.a, op_row)
+        attended = torch.stack([rows.a, rows.b + numbers, operator, rows.query + op_row], -1)
+        score = embedding(own[..., None] * size + attended, scores.reshape(-1, heads))  # [seeds, rows, 4, heads]
+        # At the operator position, the operator's row is its own: it counts once.
+        twice = _OWN.to(own.device) & (rows.query == self.OPERATOR)[..., None]
+        weight = score.masked_fill(twice[..., None], -math.inf).softmax(-2)
+        mixed = _Mix.apply(weight, attended + (at * size)[..., None], values)
+        x = embedding(own, read.reshape(-1, shape.d_model))
         x = torch.baddbmm(x, mixed, weights["blocks.0.attention.output.weight"].mT)
         if shape.norm == "after":
             x = self._norm(weights, x, "blocks.0.norm_attention")
         inner = self._norm(weights, x, "blocks.0.norm_mlp") if shape.norm == "before" else x
-        hidden = torch.baddbmm(
-            weights["blocks.0.mlp_in.bias"].unsqueeze(1), inner, weights["blocks.0.mlp_in.weight"].mT
-        ).relu_()
-        x = torch.baddbmm(x + weights["blocks.0.mlp_out.bias"].unsqueeze(1), hidden, weights["blocks.0.mlp_out.weight"].mT)
+        mlp = (weights[f"blocks.0.mlp_{part}"] for part in ("in.weight", "in.bias", "out.weight", "out.bias"))
+        x = _ResidualMLP.apply(x, inner, *mlp)
         if shape.norm == "after":
             x = self._norm(weights, x, "blocks.0.norm_mlp")
         if shape.norm == "before":
@@ -131,6 +129,62 @@ class Engine:
         logits = torch.func.vmap(one, randomness="different")(weights, sequence)
         where = torch.where(at_operator, OPERATOR_POSITION, MODULUS_POSITION)
         return logits.gather(2, where[..., None, None].expand(-1, -1, 1, logits.shape[-1])).squeeze(2)
+
+
+class _Mix(torch.autograd.Function):
+    """Attention-weighted sum of table rows per head, with in-place arithmetic instead of a [rows, 4, d] intermediate.
+
+    Args (of `apply`): weight [seeds, rows, 4, heads]; index int64 [seeds, rows, 4] into the flattened values; values
+    [seeds, table, d]. Returns [seeds, rows, d].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, index: Tensor, values: Tensor) -> Tensor:
+        split = (weight.shape[-1], -1)
+        flat = values.reshape(-1, values.shape[-1])
+        mixed = None
+        for part, weights in zip(index.unbind(-1), weight.unbind(-2), strict=True):
+            term = embedding(part, flat).unflatten(-1, split)
+            mixed = term.mul_(weights[..., None]) if mixed is None else mixed.addcmul_(term, weights[..., None])
+        ctx.save_for_backward(weight, index, values)
+        return mixed.flatten(-2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+        weight, index, values = ctx.saved_tensors
+        split = (weight.shape[-1], -1)
+        flat = values.reshape(-1, values.shape[-1])
+        grad_values = torch.zeros_like(flat)
+        grad_heads = grad.unflatten(-1, split)
+        grad_weight = torch.empty_like(weight)
+        for place, (part, weights) in enumerate(zip(index.unbind(-1), weight.unbind(-2), strict=True)):
+            term = embedding(part, flat).unflatten(-1, split).mul_(grad_heads)
+            torch.sum(term, -1, out=grad_weight[:, :, place])
+            torch.mul(grad_heads, weights[..., None], out=term)
+            grad_values.index_add_(0, part.reshape(-1), term.reshape(-1, flat.shape[-1]))
+        return grad_weight, None, grad_values.view_as(values)
+
+
+class _ResidualMLP(torch.autograd.Function):
+    """x + W2 relu(W1 inner + b1) + b2 per seed, with its gradient written out so that the hidden layer is masked in place.
+
+    Args (of `apply`): x and inner [seeds, rows, d]; W1 [seeds, d_mlp, d], b1 [seeds, d_mlp], W2 [seeds, d, d_mlp], b2
+    [seeds, d]. Returns [seeds, rows, d].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inner: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        hidden = torch.bmm(inner, w1.mT).add_(b1.unsqueeze(1)).relu_()
+        ctx.save_for_backward(inner, w1, w2, hidden)
+        return torch.bmm(hidden, w2.mT).add_(x).add_(b2.unsqueeze(1))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        inner, w1, w2, hidden = ctx.saved_tensors
+        grad_hidden = torch.bmm(grad, w2)
+        torch.ops.aten.threshold_backward.grad_input(grad_hidden, hidden, 0, grad_input=grad_hidden)
+        grad_w1, grad_w2 = torch.bmm(grad_hidden.mT, inner), torch.bmm(grad.mT, hidden)
+        return grad, torch.bmm(grad_hidden, w1), grad_w1, grad_hidden.sum(1), grad_w2, grad.sum(1)
 
 
 _OWN = torch.tensor([False, False, False, True])

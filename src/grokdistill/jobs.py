@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import platform
 import time
@@ -65,6 +66,7 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
         _check_sources(run)
     if threads:
         torch.set_num_threads(threads)
+    _keep_freed_memory()
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     material = _material(plan, runs, chosen)
     experiment = importlib.import_module(f"grokdistill.stages.{runs[0].stage}").experiment(material)
@@ -162,6 +164,14 @@ def _csv(curve: dict[str, list[float]]) -> str:
 
     lines = [",".join(curve), *(",".join(map(shown, row)) for row in zip(*curve.values(), strict=True))]
     return "\n".join(lines) + "\n"
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next one; otherwise every step's large arrays are mapped and faulted in anew."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
 def _processor() -> str:

@@ -20,28 +20,27 @@ class _StableMaxCrossEntropy(torch.autograd.Function):
     """Per-example -log StableMax in fp64, with the gradient written out.
 
     With s(x) = exp(g(x)), that is 1 + x for x >= 0 and 1 / (1 - x) below, the loss is log sum_j s(x_j) - g(x_y). Its
-    derivative s'(x_j) / sum s - [j = y] / (1 + |x_y|), where s' is 1 for x >= 0 and s^2 below, needs no exponential and
-    no logarithm per logit, and divides by nothing smaller than 1.
+    derivative is s'(x_j) / sum s - [j = y] / (1 + |x_y|). Since s' is 1 where s >= 1 and s^2 elsewhere, it is min(s, 1)^2: no
+    exponential and no logarithm per logit, and no division by anything smaller than 1.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        x = logits.double()
-        inverse = (1 + x.abs()).reciprocal_()
-        positive = x >= 0
-        total = torch.where(positive, 1 + x, inverse).sum(-1)
+        x = logits.to(torch.float64, copy=True)
         index = targets.unsqueeze(-1)
         picked = x.gather(-1, index).squeeze(-1)
-        ctx.save_for_backward(positive, inverse, total, index)
+        s = x.clamp(max=0).neg_().add_(1).reciprocal_().add_(x.clamp_(min=0))
+        total = s.sum(-1)
+        ctx.save_for_backward(s, total, index, picked)
         ctx.dtype = logits.dtype
         return total.log() - torch.sign(picked) * torch.log1p(picked.abs())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        positive, inverse, total, index = ctx.saved_tensors
-        slope = torch.where(positive, 1.0, inverse.square()) / total.unsqueeze(-1)
-        slope.scatter_add_(-1, index, -inverse.gather(-1, index))
-        return (slope * grad.unsqueeze(-1)).to(ctx.dtype), None
+        s, total, index, picked = ctx.saved_tensors
+        slope = s.clamp(max=1).square_().mul_((grad / total).unsqueeze(-1))
+        slope.scatter_add_(-1, index, (-grad / (1 + picked.abs())).unsqueeze(-1))
+        return slope.to(ctx.dtype), None
 
 
 def stablemax_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:

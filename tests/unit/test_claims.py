@@ -526,10 +526,10 @@ def test_without_an_essential_part_nothing_is_left(essential, verdict):
         ({"kind": "level", "start": 1_000, "end": 2_000}, "70"),
         ({"kind": "reach", "level": 70}, "1500"),
         ({"kind": "reach", "level": 81}, "> 4000 (censored)"),
-        ({"kind": "reach", "level": 62, "falling": True, "start": 1_500}, "3000"),
+        ({"kind": "reach", "level": 60, "falling": True, "start": 1_500}, "3000"),
         ({"kind": "rise", "width": 500}, "15"),  # 55 to 70
         ({"kind": "rise", "width": 1_000}, "25"),  # 55 to 80
-        ({"kind": "rise", "width": 1_000, "start": 3_500}, "10"),
+        ({"kind": "rise", "width": 1_500, "start": 2_500}, "10"),  # 60 to 70, after 65
     ],
 )
 def test_what_is_read_off_a_curve(predicate, measured):
