@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 IN := . $(VENV)/bin/activate &&
 QUICK := --configfile config/quick.yaml
 
-.PHONY: help setup demo report test lint format clean
+.PHONY: help setup demo report readme test lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ demo: $(READY) ## the whole DAG at quick scale, on the CPU, into results-quick/
 
 report: $(READY) ## Snakemake's own report of the full-scale results
 	$(IN) snakemake --quiet all --report results/report.html
+
+readme: $(READY) ## write the demo's claims and figure into the README
+	$(IN) python workflow/scripts/update_readme.py
 
 test: $(READY) ## unit and workflow tests
 	$(IN) OMP_NUM_THREADS=1 python -m pytest

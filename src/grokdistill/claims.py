@@ -390,16 +390,13 @@ def _label(key: str, value: Any) -> str:
 def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, part: Part) -> pd.DataFrame:
     """A cell's runs by seed, as they stood at the part's step."""
     mask = np.ones(len(runs), bool)
-    free = [
-        "pair",
-        "p2" if cell["stage"] == "teachers" else "",
-        "variant" if cell["variant"] == "any" else "",
-    ]
-    for key in cell.keys() - set(free):
-        if isinstance(cell[key], str):
-            mask &= (runs[key] == cell[key]).to_numpy(bool)
+    for key, value in cell.items():
+        if key == "pair" or value == "any" or (key == "p2" and cell["stage"] == "teachers"):
+            continue
+        if isinstance(value, str):
+            mask &= (runs[key] == value).to_numpy(bool)
         else:
-            mask &= np.isclose(pd.to_numeric(runs[key], errors="coerce").to_numpy(float), cell[key])
+            mask &= np.isclose(pd.to_numeric(runs[key], errors="coerce").to_numpy(float), value)
     picked = runs[mask].set_index("seed")
     if picked.index.has_duplicates:
         raise ValueError(f"several runs of one seed: {', '.join(picked['name'])}; name a variant")

@@ -410,6 +410,10 @@ def test_diverged_runs_did_not_grok_and_are_named():
     assert judge(one_claim(TEACHERS, {"kind": "value", "column": "t_grok", "at_most": 6_000}), table)["measured"].startswith(
         "part: 2000 (diverged: "
     )
+    row = judge(one_claim(STUDENTS, SOONER | {"above": 1}), pairs(*[(grokked(3_000), lost | {"steps": 15_000})] * 3))
+    assert (row["verdict"], row["measured"].count("stage_baselines")) == ("reproduced", 3)
+    claim = one_claim(TEACHERS, {"kind": "level", "column": "test_acc", "at_least": 0})
+    assert judge(claim, teachers(lost, lost, lost))["measured"].startswith("part: unknown (fails)")  # whatever its curve says
 
 
 # --- Which runs -------------------------------------------------------------------------------------------------------
@@ -480,6 +484,11 @@ def test_fractions_are_told_apart():
     assert judge(one_claim(where, {"kind": "grokked", "at_least": 1}), table)["verdict"] == "reproduced"
     where = {"stage": "joint", "p1_fraction": 0.35, "fraction": [0.25, 0.35]}
     assert judge(one_claim(where, {"kind": "grokked", "at_most": 0}), table)["verdict"] == "reproduced"
+
+
+def test_a_fraction_is_a_number_and_not_a_spelling():
+    table = teachers(*[grokked(2_000)] * 3, fraction=0.1 + 0.2)
+    assert judge(one_claim(TEACHERS | {"fraction": 0.3}, {"kind": "grokked", "at_least": 1}), table)["verdict"] == "reproduced"
 
 
 def test_among_grokked():
