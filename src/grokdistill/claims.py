@@ -388,7 +388,7 @@ def _label(key: str, value: Any) -> str:
 
 
 def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, part: Part) -> pd.DataFrame:
-    """A cell's runs by seed, as they stood at the part's step."""
+    """A cell's runs, as they stood at the part's step; `runs` are indexed by seed."""
     mask = np.ones(len(runs), bool)
     for key, value in cell.items():
         if key == "pair" or value == "any" or (key == "p2" and cell["stage"] == "teachers"):
@@ -397,7 +397,7 @@ def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, part: Part) -> pd.DataFra
             mask &= (runs[key] == value).to_numpy(bool)
         else:
             mask &= np.isclose(pd.to_numeric(runs[key], errors="coerce").to_numpy(float), value)
-    picked = runs[mask].set_index("seed")
+    picked = runs[mask]
     if picked.index.has_duplicates:
         raise ValueError(f"several runs of one seed: {', '.join(picked['name'])}; name a variant")
     if part.steps is not None:
@@ -405,9 +405,9 @@ def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, part: Part) -> pd.DataFra
         short = ~told & (picked["steps"] < part.steps)
         if short.any():
             raise Missing(f"{part.steps} steps, has {picked['steps'][short].max()}", int((~short).sum()))
-        late = picked["t_grok"] > part.steps
-        picked.loc[late, "status"], picked.loc[late, "steps"] = "censored", part.steps
-        picked.loc[late, ["t_grok", "gap"]] = np.nan
+        if (late := picked["t_grok"] > part.steps).any():
+            picked = picked.copy()
+            picked.loc[late, ["status", "steps", "t_grok", "gap"]] = "censored", part.steps, np.nan, np.nan
     return picked
 
 
@@ -452,8 +452,7 @@ def _judge(part: Part, runs: pd.DataFrame, curves: Curves, pairs: Sequence[tuple
             lacking.setdefault(missing.args[0], []).append(label)
             judged.n.append(missing.args[1])
         else:
-            both = pd.concat([own, other])
-            diverged = sorted(set(both["name"][both["status"] == "diverged"]))
+            diverged = sorted({name for side in (own, other) for name in side["name"][side["status"] == "diverged"]})
             judged.cells.append(_Cell(label, spans, part.predicate.holds(spans), diverged))
             judged.n.append(len(spans))
     for what, labels in (lacking if wanted else {"another prime pair": [""]}).items():
@@ -482,7 +481,7 @@ def _measured(name: str, predicate: Predicate, cells: Sequence[_Cell]) -> str:
     text = f"{name}: {predicate.measured([cell.spans for cell in cells])}"
     failing = [f"{cell.label} {predicate.measured([cell.spans])}" for cell in cells if not cell.holds]
     if failing:
-        text += " (fails)" if len(failing) == len(cells) else f" (fails: {', '.join(failing)})"
+        text += " (does not hold)" if len(failing) == len(cells) else f" (does not hold: {', '.join(failing)})"
     diverged = [run for cell in cells for run in cell.diverged]
     return text + (f" (diverged: {', '.join(diverged)})" if diverged else "")
 
@@ -504,7 +503,7 @@ def evaluate(
     needed = {"name", "seed", "steps", "status", *SELECTORS, *get_args(Number)} - {"pair"}
     if absent := sorted(needed - set(runs.columns)):
         raise ValueError(f"the table of runs lacks {', '.join(absent)}")
-    runs = runs.assign(variant=runs["variant"].astype(object).fillna(""))
+    runs = runs.assign(variant=runs["variant"].astype(object).fillna("")).set_index("seed")
     primes = runs[["p1", "p2"]].dropna().astype(int).drop_duplicates().itertuples(index=False, name=None)
     pairs = {"main": [tuple(main_pair)], "other": sorted(set(primes) - {tuple(main_pair)})}
     rows = []

@@ -169,6 +169,8 @@ def _figures(options: argparse.Namespace) -> None:
             _curves(plan),
             plan.results / "figures",
             main_pair=plan.params.primes.pair,
+            threshold=plan.params.evaluation.threshold,
+            dpi=plan.params.figures.dpi,
         )
 
 

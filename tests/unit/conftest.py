@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,7 +59,6 @@ class TinyStudy:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
         assert self.command("plan", "params.yaml") == 0
-        self.write_time = None
 
     @contextmanager
     def inside(self):
@@ -109,11 +107,6 @@ class TinyStudy:
     def stored(self, fingerprint: str) -> Path:
         """The run's folder in the store."""
         return self.results / "store" / self.entries[fingerprint]["stage"] / fingerprint
-
-    def remove(self) -> None:
-        """Forget every result, but not the plan."""
-        for stage in STAGES:
-            shutil.rmtree(self.results / "store" / stage, ignore_errors=True)
 
 
 @pytest.fixture

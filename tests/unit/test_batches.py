@@ -34,7 +34,7 @@ def test_drop_leaves_the_short_batch_out_unless_it_is_the_only_one(examples, siz
     assert per_epoch == max(1, examples // size)
     for epoch in range(4):
         seen = [stream(epoch * per_epoch + place).tolist() for place in range(per_epoch)]
-        flat = sum(seen, [])
+        flat = [example for batch in seen for example in batch]
         assert {len(batch) for batch in seen} == {min(size, examples)}
         assert len(set(flat)) == len(flat) == per_epoch * min(size, examples)
         assert set(flat) <= set(range(examples))
@@ -54,7 +54,7 @@ def test_full_batches_run_through_the_epochs_without_a_gap(examples, size):
     steps = -(-5 * examples // size)
     seen = [stream(step).tolist() for step in range(steps)]
     assert {len(batch) for batch in seen} == {size}
-    flat = sum(seen, [])
+    flat = [example for batch in seen for example in batch]
     for epoch in range(5):
         assert sorted(flat[epoch * examples : (epoch + 1) * examples]) == list(range(examples))
 

@@ -163,14 +163,14 @@ def test_can_be_reproduced(claim):
     assert (row["verdict"], row["n"]) == ("reproduced", 3), row["measured"]
     assert all(name in row["measured"] and name in row["expected"] for name in claim.parts)
     assert row["interval"].count(";") == len(claim.parts) - 1
-    assert "(fails" not in row["measured"]
+    assert "(does not" not in row["measured"]
 
 
 @each_claim
 def test_can_be_not_reproduced(claim):
     row = judge(claim, study(claim, good=lambda cell: False))
     assert (row["verdict"], row["n"]) == ("not reproduced", 3), row["measured"]
-    assert row["measured"].count("(fails)") == len(claim.parts)
+    assert row["measured"].count("(does not hold)") == len(claim.parts)
     assert not any(word in row["measured"] + row["interval"] for word in ("inf", "nan"))
 
 
@@ -178,7 +178,7 @@ def test_can_be_not_reproduced(claim):
 def test_can_be_partly_reproduced(claim):
     row = judge(claim, study(claim, good=lambda cell: cell["op"] == "add"))
     assert row["verdict"] == "partly", row["measured"]
-    assert row["measured"].count("(fails: ") == len(claim.parts)
+    assert row["measured"].count("(does not hold: ") == len(claim.parts)
 
 
 @each_claim
@@ -287,7 +287,7 @@ def test_share_and_its_interval():
         table.add(seed, **TEACHERS | {"op": "sub"}).update(censored() if seed < 2 else grokked(9_000))
     row = judge(claim, table)
     assert row["verdict"] == "partly"
-    assert row["measured"] == "part: 7/10 (fails: sub 3/5)"
+    assert row["measured"] == "part: 7/10 (does not hold: sub 3/5)"
     assert row["interval"] == "0.40 to 0.89"
     assert row["n"] == 5
 
@@ -303,7 +303,7 @@ def test_grokked_too_late_did_not():
     assert judge(one_claim(TEACHERS, {"kind": "grokked", "at_most": 0}, steps=15_000), table)["verdict"] == "reproduced"
     assert judge(one_claim(TEACHERS, {"kind": "grokked", "at_most": 0}), table)["verdict"] == "not reproduced"
     row = judge(one_claim(TEACHERS, {"kind": "value", "column": "t_grok", "at_most": 25_000}, steps=15_000), table)
-    assert row["measured"] == "part: > 15000 (censored) (fails)"
+    assert row["measured"] == "part: > 15000 (censored) (does not hold)"
 
 
 def test_a_short_run_tells_when_it_grokked_but_not_how_it_ends():
@@ -318,9 +318,9 @@ def test_a_short_run_tells_when_it_grokked_but_not_how_it_ends():
     ("outcomes", "measured", "verdict"),
     [
         ([grokked(3_000), grokked(4_000), censored(15_000)], "part: 4000", "reproduced"),
-        ([grokked(3_000), censored(15_000), censored(15_000)], "part: > 15000 (censored) (fails)", "not reproduced"),
-        ([grokked(3_000)] * 2 + [censored(15_000)] * 2, "part: > 9000 (censored) (fails)", "not reproduced"),
-        ([grokked(3_000), grokked(8_000), grokked(9_000)], "part: 8000 (fails)", "not reproduced"),
+        ([grokked(3_000), censored(15_000), censored(15_000)], "part: > 15000 (censored) (does not hold)", "not reproduced"),
+        ([grokked(3_000)] * 2 + [censored(15_000)] * 2, "part: > 9000 (censored) (does not hold)", "not reproduced"),
+        ([grokked(3_000), grokked(8_000), grokked(9_000)], "part: 8000 (does not hold)", "not reproduced"),
     ],
 )
 def test_median_with_censored_runs(outcomes, measured, verdict):
@@ -341,7 +341,7 @@ def test_gap_of_censored_runs():
     """A plateau that never ended is as long as it was seen; a run that generalized before it memorized has none."""
     claim = one_claim(TEACHERS, {"kind": "value", "column": "gap", "at_most": 500})
     row = judge(claim, teachers(*[censored(15_000, t_mem=1_500)] * 3))
-    assert (row["verdict"], row["measured"]) == ("not reproduced", "part: > 13500 (censored) (fails)")
+    assert (row["verdict"], row["measured"]) == ("not reproduced", "part: > 13500 (censored) (does not hold)")
     row = judge(claim, teachers(*[grokked(2_000, t_mem=None, gap=None, steps=15_000)] * 3))
     assert (row["verdict"], row["measured"]) == ("reproduced", "part: < -13000")
     assert judge(claim, teachers(*[censored(15_000, t_mem=None)] * 3))["verdict"] == "not reproduced"
@@ -351,7 +351,7 @@ def test_pairs_are_seeds_and_not_positions():
     """Speed-ups are 0.8, 0.8 and 12; the medians of the two sides alone would give 3."""
     outcomes = [(grokked(5_000), grokked(4_000)), (grokked(1_000), grokked(12_000)), (grokked(1_500), grokked(1_200))]
     row = judge(one_claim(STUDENTS, SOONER | {"above": 1}), pairs(*outcomes))
-    assert (row["verdict"], row["measured"], row["interval"]) == ("not reproduced", "part: 0.8x (fails)", "0.8x to 12x")
+    assert (row["verdict"], row["measured"], row["interval"]) == ("not reproduced", "part: 0.8x (does not hold)", "0.8x to 12x")
     table = pairs((grokked(1_000), grokked(4_000)), (grokked(2_000), grokked(4_000)), (grokked(3_000), grokked(9_000)))
     row = judge(one_claim(STUDENTS, SOONER | {"above": 1}), table)
     assert (row["verdict"], row["measured"], row["interval"]) == ("reproduced", "part: 3x", "2x to 4x")
@@ -361,9 +361,9 @@ def test_pairs_are_seeds_and_not_positions():
     ("student", "baseline", "measured", "verdict"),
     [
         (grokked(3_000), censored(15_000), "part: > 5x", "reproduced"),
-        (censored(15_000), grokked(3_000), "part: < 0.2x (fails)", "not reproduced"),
-        (censored(15_000), censored(15_000), "part: unknown (fails)", "not reproduced"),
-        (grokked(3_000), grokked(3_000), "part: 1x (fails)", "not reproduced"),
+        (censored(15_000), grokked(3_000), "part: < 0.2x (does not hold)", "not reproduced"),
+        (censored(15_000), censored(15_000), "part: unknown (does not hold)", "not reproduced"),
+        (grokked(3_000), grokked(3_000), "part: 1x (does not hold)", "not reproduced"),
     ],
 )
 def test_a_censored_side_gives_a_bound(student, baseline, measured, verdict):
@@ -401,19 +401,21 @@ def test_diverged_runs_did_not_grok_and_are_named():
     table = teachers(grokked(2_000), grokked(2_000), lost)
     name = next(row["name"] for row in table.rows.values() if row["status"] == "diverged")
     row = judge(one_claim(TEACHERS, {"kind": "grokked", "at_least": 0.8}, steps=15_000), table)
-    assert (row["verdict"], row["measured"]) == ("not reproduced", f"part: 2/3 (fails) (diverged: {name})")
+    assert (row["verdict"], row["measured"]) == ("not reproduced", f"part: 2/3 (does not hold) (diverged: {name})")
     for bound in ({"at_least": 0}, {"at_most": 1}):
         claim = one_claim(TEACHERS, {"kind": "value", "column": "final_test_acc"} | bound)
         row = judge(claim, teachers(grokked(2_000), lost, lost))
         assert row["verdict"] == "not reproduced"
-        assert row["measured"].startswith("part: unknown (fails) (diverged: ")
+        assert row["measured"].startswith("part: unknown (does not hold) (diverged: ")
     assert judge(one_claim(TEACHERS, {"kind": "value", "column": "t_grok", "at_most": 6_000}), table)["measured"].startswith(
         "part: 2000 (diverged: "
     )
     row = judge(one_claim(STUDENTS, SOONER | {"above": 1}), pairs(*[(grokked(3_000), lost | {"steps": 15_000})] * 3))
     assert (row["verdict"], row["measured"].count("stage_baselines")) == ("reproduced", 3)
     claim = one_claim(TEACHERS, {"kind": "level", "column": "test_acc", "at_least": 0})
-    assert judge(claim, teachers(lost, lost, lost))["measured"].startswith("part: unknown (fails)")  # whatever its curve says
+    assert judge(claim, teachers(lost, lost, lost))["measured"].startswith(
+        "part: unknown (does not hold)"
+    )  # whatever its curve says
 
 
 # --- Which runs -------------------------------------------------------------------------------------------------------
@@ -458,7 +460,7 @@ def test_main_and_other_pairs():
         table.add(seed, **where | {"op": op, "p1": pair[0], "p2": pair[1]}).update(outcome)
     other = one_claim(where | {"pair": "other"}, predicate)
     assert judge(one_claim(where, predicate), table)["verdict"] == "reproduced"
-    assert judge(other, table)["measured"] == "part: 9/12 (fails: sub 113-97 0/3)"
+    assert judge(other, table)["measured"] == "part: 9/12 (does not hold: sub 113-97 0/3)"
     assert judge(one_claim(where, predicate), table, main_pair=(113, 97))["verdict"] == "partly"
     assert judge(other, table, main_pair=(113, 97))["verdict"] == "reproduced"
     lacking = {name: row for name, row in table.rows.items() if (row["p2"], row["op"]) != (113, "sub")}
@@ -519,7 +521,7 @@ def test_without_an_essential_part_nothing_is_left(essential, verdict):
     }
     claim = Claim.model_validate({"id": "mine", "section": "1", "statement": "Both.", "parts": parts})
     row = judge(claim, teachers(*[censored()] * 3))
-    assert (row["verdict"], row["measured"]) == (verdict, "groks: 0/3 (fails); keeps its norm: 60")
+    assert (row["verdict"], row["measured"]) == (verdict, "groks: 0/3 (does not hold); keeps its norm: 60")
     assert judge(claim, teachers(*[grokked(2_000)] * 3))["verdict"] == "reproduced"
 
 

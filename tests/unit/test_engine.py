@@ -128,7 +128,9 @@ def test_stacked_seeds_do_not_influence_each_other(layers):
     for name, gradient in zip(weights, gradients, strict=True):
         assert (gradient[[0, 2]] == 0).all(), name
         assert gradient[1].abs().max() > 0, name
-    others = {name: torch.where(torch.arange(3).view(-1, *[1] * (v.dim() - 1)) == 1, v, v * 7 + 1) for name, v in weights.items()}
+    others = {
+        name: torch.where(torch.arange(3).view(-1, *[1] * (v.dim() - 1)) == 1, v, v * 7 + 1) for name, v in weights.items()
+    }
     changed = Rows(*(torch.where(torch.arange(3)[:, None] == 1, part, part.flip(1)) for part in (rows.a, rows.b, rows.query)))
     assert torch.allclose(engine.logits(others, changed)[1], logits[1], rtol=1e-12)
 
@@ -164,7 +166,10 @@ def test_dropout_in_training_differs_between_seeds_and_is_right_on_average():
 
 
 def test_stack_and_unstack():
-    models = [{name: value[seed].detach() for name, value in random_stack(Shape(numbers=5, d_model=8), 3, torch.float64).items()} for seed in range(3)]
+    models = [
+        {name: value[seed].detach() for name, value in random_stack(Shape(numbers=5, d_model=8), 3, torch.float64).items()}
+        for seed in range(3)
+    ]
     stacked = stack(models)
     for seed, model in enumerate(models):
         apart = unstack(stacked, seed)

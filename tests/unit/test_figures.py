@@ -316,7 +316,7 @@ def test_an_absent_panel_says_so_and_keeps_its_neighbour(study):
 
 @pytest.mark.parametrize("number", FIGURES)
 def test_nothing_but_the_main_pairs_default_runs_is_drawn(study, number):
-    others = [study.runs.assign(variant="alpha=0.5"), study.runs.assign(p1=11, p2=13)]
+    others = [study.runs.assign(**fields) for fields in ({"variant": "alpha=0.5"}, {"p1": 17}, {"p2": 17})]
     datasets = pandas.DataFrame([{"stage": "teachers", "name": "t", "op": "add", "p1": PAIR[0], "seed": 0}])
     mixed = pandas.concat([study.runs, *others, datasets], ignore_index=True)
     ours, theirs = study.figure(number), study.figure(number, mixed)
@@ -399,9 +399,21 @@ def test_the_same_runs_give_the_same_bytes_also_in_another_process(tmp_path):
 
 
 @pytest.mark.parametrize("number", FIGURES)
-def test_draw_writes_both_files_whatever_the_callers_settings(study, tmp_path, number):
+def test_draw_writes_both_files_into_a_new_folder(tmp_path, number):
+    study = Study(ops=("add",), optimizers=("adamw",), fractions=(0.3, 0.2))
     paths = draw(number, study.runs, study.curves, tmp_path / "new" / "folder", main_pair=PAIR)
     assert [path.name for path in paths] == [f"figure-{number}.png", f"figure-{number}.pdf"]
-    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 5, "font.family": "serif"}):
-        again = draw(number, study.runs, study.curves, tmp_path / "again", main_pair=PAIR)
+    assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG", b"%PDF"]
+
+
+def test_the_resolution_can_be_chosen(study, tmp_path):
+    width = style.WIDTH * 100
+    png, _ = draw(2, study.runs, study.curves, tmp_path, main_pair=PAIR, dpi=100)
+    assert int.from_bytes(png.read_bytes()[16:20], "big") == width
+
+
+def test_the_callers_own_settings_change_nothing(study, tmp_path):
+    paths = draw(4, study.runs, study.curves, tmp_path / "one", main_pair=PAIR)
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 5, "font.family": "serif", "figure.dpi": 50}):
+        again = draw(4, study.runs, study.curves, tmp_path / "two", main_pair=PAIR)
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]

@@ -175,7 +175,9 @@ def test_distillation_loss_is_the_divergence_of_softened_outputs(temperature):
     (theirs,) = torch.autograd.grad(expected, student)
     assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-14)
     by_hand = scipy.stats.entropy(
-        scipy.special.softmax(teacher.numpy() / temperature, -1), scipy.special.softmax(student.detach().numpy() / temperature, -1), axis=-1
+        scipy.special.softmax(teacher.numpy() / temperature, -1),
+        scipy.special.softmax(student.detach().numpy() / temperature, -1),
+        axis=-1,
     )
     assert found.item() == pytest.approx(by_hand.mean(), rel=1e-10)
 

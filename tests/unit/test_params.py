@@ -166,7 +166,9 @@ def test_a_wrong_value_is_refused_by_key_and_value(full, path, value):
     assert line.rstrip().endswith(f"found {value!r}")
 
 
-@pytest.mark.parametrize("value", ["/tmp/out", "../out", "a/../../out", "./out", "a//b", ".", "..", "", "out/", "a b", "~/out", 7, None])
+@pytest.mark.parametrize(
+    "value", ["/tmp/out", "../out", "a/../../out", "./out", "a//b", ".", "..", "", "out/", "a b", "~/out", 7, None]
+)
 @pytest.mark.parametrize("key", ["results", "datasets"])
 def test_a_path_that_could_leave_the_repository_is_refused(full, key, value):
     put(full, f"paths.{key}", value)
@@ -289,7 +291,8 @@ def test_a_document_that_is_no_mapping_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("fraction", "name"), [(0.35, "f35"), (0.3, "f30"), (0.1, "f10"), (0.05, "f5"), (0.125, "f12p5"), (0.29, "f29"), (0.007, "f0p7")]
+    ("fraction", "name"),
+    [(0.35, "f35"), (0.3, "f30"), (0.1, "f10"), (0.05, "f5"), (0.125, "f12p5"), (0.29, "f29"), (0.007, "f0p7")],
 )
 def test_a_fraction_in_names(fraction, name):
     assert percent(fraction) == name

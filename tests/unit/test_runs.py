@@ -1,7 +1,9 @@
 """The enumeration: how many runs there are, what they are called, and which edits change which fingerprints."""
 
 import copy
+import json
 from collections import Counter
+from functools import cache
 from itertools import product
 from math import ceil
 
@@ -17,9 +19,19 @@ def study(raw):
     return enumerate_runs(validate(raw))
 
 
-def fingerprints(raw):
+def enumerated(raw):
     """(stage, name) -> fingerprint."""
     return {(run.config.stage, run.name): run.fingerprint for run in study(raw).runs}
+
+
+@cache
+def _remembered(text):
+    return enumerated(json.loads(text))
+
+
+def fingerprints(raw):
+    """The same, told once per parameters."""
+    return _remembered(json.dumps(raw))
 
 
 def changed(before, after):
@@ -101,7 +113,10 @@ def test_what_each_stage_is_made_from(full):
     """Roles, and the prime, fraction and optimizer of what fills them."""
     for run in study(full).runs:
         config = run.config
-        found = {role: (p.config.stage, p.config.p1, p.config.p2, p.config.fraction, p.config.optimizer) for role, p in run.parents.items()}
+        found = {
+            role: (p.config.stage, p.config.p1, p.config.p2, p.config.fraction, p.config.optimizer)
+            for role, p in run.parents.items()
+        }
         p1_data, p2_data = ("datasets", config.p1, None, None, None), ("datasets", config.p2, None, None, None)
         teacher = ("teachers", config.p1, None, None, "adamw")
         expected = {
@@ -264,9 +279,9 @@ def test_sources_are_part_of_the_recipe(full, monkeypatch):
     """A changed digest of one stage changes that stage's runs and those made from them."""
     from grokdistill import sources
 
-    before, digest = fingerprints(full), sources.digest
+    before, digest = enumerated(full), sources.digest
     monkeypatch.setattr(sources, "digest", lambda module: "other" if module.endswith(".students") else digest(module))
-    after = fingerprints(full)
+    after = enumerated(full)
     assert {key for key in before if before[key] != after[key]} == distilled(full)
 
 
@@ -303,7 +318,9 @@ class TestVariants:
         fields = {"temperature_reading": "absolute", "temperature": 2.0, "alpha": 0.9}
         runs = self.runs(tiny, "students", [{"fields": fields, "operators": ["add"]}])
         departed = {run.name: run for run in runs if run.variant}
-        assert set(departed) == {f"add-p7-p5-f40-adamw-distilled-temperature_2.0-temperature_reading_absolute-s{s}" for s in (0, 1)}
+        assert set(departed) == {
+            f"add-p7-p5-f40-adamw-distilled-temperature_2.0-temperature_reading_absolute-s{s}" for s in (0, 1)
+        }
         for run in departed.values():
             assert run.variant == "temperature=2.0,temperature_reading=absolute"
             assert (run.config.temperature_reading, run.config.temperature, run.config.alpha) == ("absolute", 2.0, 0.9)
@@ -377,7 +394,16 @@ class TestVariants:
 
     @pytest.mark.parametrize(
         "fields",
-        [{"stage": "baselines"}, {"seed": 9}, {"p1": 3}, {"p2": 7}, {"fraction": 0.2}, {"op": "sub"}, {"optimizer": "adam"}, {"method": "scratch"}],
+        [
+            {"stage": "baselines"},
+            {"seed": 9},
+            {"p1": 3},
+            {"p2": 7},
+            {"fraction": 0.2},
+            {"op": "sub"},
+            {"optimizer": "adam"},
+            {"method": "scratch"},
+        ],
     )
     def test_a_variant_does_not_change_which_cell_it_is(self, tiny, fields):
         """Datasets, teachers, lengths and weight decay follow from these, so a run that only says otherwise would lie."""

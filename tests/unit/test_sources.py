@@ -85,7 +85,10 @@ def test_a_string_that_is_a_value_counts(package):
 
 def test_classes_and_async_functions_lose_their_docstrings_alone(package):
     plain = package(low="class A:\n    x = 1\n\n    async def f(self):\n        return 1\n")
-    assert package(low='class A:\n    """Doc."""\n    x = 1\n\n    async def f(self):\n        """Doc."""\n        return 1\n') == plain
+    assert (
+        package(low='class A:\n    """Doc."""\n    x = 1\n\n    async def f(self):\n        """Doc."""\n        return 1\n')
+        == plain
+    )
     assert package(low="class A:\n    x = 2\n\n    async def f(self):\n        return 1\n") != plain
     empty = package(low="class A:\n    pass\n")
     assert package(low='class A:\n    """Doc."""\n') == empty
@@ -191,6 +194,18 @@ def test_stages_depend_on_what_trains_and_not_on_what_reports(repository):
     for stage in ("teachers", "baselines", "students", "joint", "continual"):
         names = {name.removeprefix("grokdistill.") for name in sources.closure(f"grokdistill.stages.{stage}")}
         assert {"train", "engine", "model", "losses", "batches", "probes"} <= names
-        assert not names & {"summary", "publish", "figures", "claims", "style", "cli", "jobs", "plan", "runs", "params", "config"}
+        assert not names & {
+            "summary",
+            "publish",
+            "figures",
+            "claims",
+            "style",
+            "cli",
+            "jobs",
+            "plan",
+            "runs",
+            "params",
+            "config",
+        }
     assert "grokdistill.distill" not in sources.closure("grokdistill.stages.baselines")
     assert "grokdistill.train" not in sources.closure("grokdistill.stages.datasets")

@@ -34,7 +34,9 @@ def test_metrics_diff_shows_students_and_not_teachers(reproduced: tuple[Clone, s
     files = {Path(name).stem for name in changed}
     assert "students" in files
     assert files <= {"students", "joint"}  # f_M learns from a student
-    assert any(key.endswith("distilled.final_test_acc") or "norm_end" in key for key in changed["results/metrics/students.json"])
+    assert any(
+        key.endswith("distilled.final_test_acc") or "norm_end" in key for key in changed["results/metrics/students.json"]
+    )
 
 
 def test_params_diff_and_metrics_show(reproduced: tuple[Clone, str, str]):

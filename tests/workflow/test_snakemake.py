@@ -81,7 +81,9 @@ def test_seeds_share_a_job(clone: Clone):
     """The first seed's job trains all; the others' find theirs in the store, so each cell is trained once."""
     clone.params(seeds=[1, 2, 3], execution={"seeds_per_job": 3})
     clone.snakemake("teachers")
-    logs = sorted(path.read_text() for path in (clone.root / "results/logs/teachers").iterdir() if "seeds 1,2,3" in path.read_text())
+    logs = sorted(
+        path.read_text() for path in (clone.root / "results/logs/teachers").iterdir() if "seeds 1,2,3" in path.read_text()
+    )
     assert len(logs) == 1
     assert all(f"seed {seed}:" in logs[0] for seed in (1, 2, 3))
     assert len(list((clone.root / "results/teachers").iterdir())) == 3

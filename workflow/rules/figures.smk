@@ -18,7 +18,7 @@ rule draw_figure:
         "../envs/grokdistill.yaml"
     params:
         code=code_of("figures"),
-        look=str(PARAMS.figures),
+        look=f"{PARAMS.figures} threshold={PARAMS.evaluation.threshold}",
         pair=PARAMS.primes.pair,
     shell:
         "python -m grokdistill figures {input.plan} {wildcards.number} 2>&1 | tee {log}"

@@ -11,16 +11,25 @@ from grokdistill.figures.specs import FIGURES, Panel, Spec
 __all__ = ["FIGURES", "Curves", "Panel", "Spec", "covered_share", "draw", "draw_figure", "same_answer_share"]
 
 
-def draw(number: int, runs: pandas.DataFrame, curves: Curves, out: Path, *, main_pair: tuple[int, int]) -> list[Path]:
+def draw(
+    number: int,
+    runs: pandas.DataFrame,
+    curves: Curves,
+    out: Path,
+    *,
+    main_pair: tuple[int, int],
+    threshold: float = 0.95,
+    dpi: float | None = None,
+) -> list[Path]:
     """Write the paper's figure `number` into `out` as PNG and PDF, the same bytes for the same runs.
 
     `runs` is the tidy table of runs, `curves(stage, name)` one run's evaluations, `main_pair`
-    the primes (p1, p2).
+    the primes (p1, p2), `threshold` the accuracy drawn as a line, `dpi` the resolution of the PNG if not the style's.
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"figure-{number}.{kind}" for kind in style.METADATA]
     with style.context():
-        figure = draw_figure(FIGURES[number], runs, curves, main_pair)
+        figure = draw_figure(FIGURES[number], runs, curves, main_pair, threshold)
         for path, metadata in zip(paths, style.METADATA.values(), strict=True):
-            figure.savefig(path, metadata=metadata)
+            figure.savefig(path, dpi=dpi or "figure", metadata=metadata)
     return paths

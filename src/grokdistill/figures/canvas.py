@@ -18,7 +18,6 @@ from grokdistill.figures.specs import Condition, Panel, Spec
 
 Curves = Callable[[str, str], pandas.DataFrame]
 
-THRESHOLD = 0.95
 NAMES = {
     "add": "add",
     "sub": "subtract",
@@ -46,7 +45,9 @@ def covered_share(p1: int, p2: int) -> float:
     return float(((a < p2) & (b < p2)).mean())
 
 
-def draw_figure(spec: Spec, runs: pandas.DataFrame, curves: Curves, main_pair: tuple[int, int]) -> Figure:
+def draw_figure(
+    spec: Spec, runs: pandas.DataFrame, curves: Curves, main_pair: tuple[int, int], threshold: float = 0.95
+) -> Figure:
     """The figure that `spec` declares, from the main pair's default runs; on its face what is missing."""
     plain = runs["variant"].isna() | runs["variant"].eq("")
     runs = runs[plain & runs["p1"].eq(main_pair[0]) & runs["p2"].eq(main_pair[1])]
@@ -57,7 +58,7 @@ def draw_figure(spec: Spec, runs: pandas.DataFrame, curves: Curves, main_pair: t
     axes = figure.subplots(len(rows), len(panels), sharex=True, sharey="row", squeeze=False)
     for (row, fixed), (column, panel) in itertools.product(enumerate(rows), enumerate(panels)):
         ax = axes[row, column]
-        _draw_panel(ax, spec, panel.only(**fixed), runs, curves, main_pair)
+        _draw_panel(ax, spec, panel.only(**fixed), runs, curves, main_pair, threshold)
         if row == 0:
             title = panel.title.format(fraction=panel.grid["fraction"][0])
             ax.set_title(rf"$\bf{{{'abc'[column]}}}$   {title}")
@@ -95,7 +96,15 @@ def _frame(figure: Figure, rows: int, title: str, legend: list[list[Line2D]], no
         ax.set_position(numpy.round(ax.get_position().bounds, 5))
 
 
-def _draw_panel(ax: Axes, spec: Spec, panel: Panel, runs: pandas.DataFrame, curves: Curves, main_pair: tuple[int, int]) -> None:
+def _draw_panel(
+    ax: Axes,
+    spec: Spec,
+    panel: Panel,
+    runs: pandas.DataFrame,
+    curves: Curves,
+    main_pair: tuple[int, int],
+    threshold: float,
+) -> None:
     """Draw every condition of a panel, and the lines that it is to be read against."""
     for condition in panel.conditions():
         found = panel.runs(runs, condition)
@@ -111,7 +120,7 @@ def _draw_panel(ax: Axes, spec: Spec, panel: Panel, runs: pandas.DataFrame, curv
         ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", va="center", **style.ABSENT)
         return
     if spec.ylabel == "accuracy":
-        ax.axhline(THRESHOLD, label="threshold", **style.THRESHOLD)
+        ax.axhline(threshold, label="threshold", **style.THRESHOLD)
         ax.set(ylim=(-0.03, 1.05), yticks=(0, 0.25, 0.5, 0.75, 1), yticklabels=("0", "", "0.5", "", "1"))
     if panel.floors:
         _draw_floors(ax, *main_pair, panel.grid["op"][0])
