@@ -112,7 +112,7 @@ def test_the_vocabulary():
 
 
 def test_a_tokens_initial_row_depends_on_seed_and_token_alone():
-    """Neither the vocabulary's size nor depth, heads, MLP or LayerNorm change a token's vector, or a logit's up to its scale."""
+    """Neither the vocabulary's size nor depth, heads, MLP or LayerNorm change a token's vector (a logit's: up to scale)."""
     small = initial_weights(Shape(numbers=16), 5)
     others = [
         Shape(numbers=128),

@@ -383,6 +383,8 @@ class TestVariants:
             ({"alpha": [0.1, 0.5]}, "alpha"),
             ({"alpha": {"value": 0.5}}, "alpha"),
             ({"alpha": None}, "alpha"),
+            ({"alpha": True}, "alpha"),
+            ({"steps": "300"}, "steps"),
             ({"numbers": 4}, "numbers"),
         ],
     )
@@ -409,6 +411,20 @@ class TestVariants:
         """Datasets, teachers, lengths and weight decay follow from these, so a run that only says otherwise would lie."""
         with pytest.raises(ParamsError, match=next(iter(fields))):
             self.runs(tiny, "students", [{"fields": fields, "operators": ["add"]}])
+
+    def test_a_variant_that_stops_early_knows_what_it_waits_for(self, tiny):
+        """A threshold and a hold come with it, or it is refused."""
+        try:
+            runs = self.runs(tiny, "students", [{"fields": {"early_stop": 2}}])
+        except ParamsError as error:
+            assert "early_stop" in str(error)
+            return
+        departed = [run.config for run in runs if run.variant]
+        assert {(config.early_stop, config.threshold, config.hold) for config in departed} == {(2, 0.95, 2)}
+
+    def test_the_name_does_not_depend_on_how_a_value_was_typed(self, tiny):
+        one = {run.name for run in self.runs(tiny, "students", [{"fields": {"alpha": 1}}])}
+        assert one == {run.name for run in self.runs(tiny, "students", [{"fields": {"alpha": 1.0}}])}
 
     @pytest.mark.parametrize(
         ("stage", "fields"),

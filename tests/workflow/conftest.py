@@ -52,7 +52,7 @@ class Clone:
         return done.stdout
 
     def snakemake(self, *arguments: str, ok: bool = True) -> str:
-        return self.run("snakemake", "--cores", "2", "--resources", "gpu=2", *arguments, ok=ok)
+        return self.run("snakemake", "--resources", "gpu=2", "--cores", "2", *arguments, ok=ok)
 
     def planned(self, *arguments: str) -> Counter[str]:
         """How many jobs of each rule a dry run plans, without the collecting rules."""

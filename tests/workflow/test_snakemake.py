@@ -29,7 +29,7 @@ def test_everything_named_is_made(finished: Clone):
     with (results / "claims.csv").open() as file:
         verdicts = {row["verdict"] for row in csv.DictReader(file)}
     assert verdicts <= {"reproduced", "partly", "not reproduced", "not run"}
-    assert {path.name for path in (finished.root / "data" / "datasets").iterdir()} == {"p11-s0", "p7-s0"}
+    assert {path.name for path in (finished.root / "data" / "datasets").glob("p*")} == {"p11-s0", "p7-s0"}
 
 
 def test_nothing_is_left_to_do(finished: Clone):
@@ -86,7 +86,7 @@ def test_seeds_share_a_job(clone: Clone):
     )
     assert len(logs) == 1
     assert all(f"seed {seed}:" in logs[0] for seed in (1, 2, 3))
-    assert len(list((clone.root / "results/teachers").iterdir())) == 3
+    assert len(list((clone.root / "results/teachers").glob("add*"))) == 3
 
 
 def test_a_spurious_job_does_not_train_again(clone: Clone):
