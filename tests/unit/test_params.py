@@ -1,6 +1,7 @@
 """What params.yaml may say, and how it is refused when it says something else."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import yaml
@@ -51,10 +52,12 @@ def test_the_paper_scale_is_what_the_design_says(full):
 def test_the_quick_overlay_validates_and_writes_elsewhere(repository):
     whole = validate(read([repository / "params.yaml"]))
     quick = validate(read([repository / "params.yaml", repository / "config/quick.yaml"]))
-    assert quick.pairs == ((113, 107),)
-    assert quick.model == whole.model
-    assert quick.paths.results == "results-quick"
-    assert quick.paths.datasets.startswith("results-quick/")
+    assert quick.pairs == ((113, 107),)  # the paper's primes
+    assert quick.model.numbers == whole.model.numbers
+    full_scale, small = ({Path(paths.results), Path(paths.datasets)} for paths in (whole.paths, quick.paths))
+    for one in small:
+        assert one.parts[0] == quick.paths.results
+        assert not any(one.is_relative_to(other) or other.is_relative_to(one) for other in full_scale)
 
 
 def test_an_overlay_merges_mappings_and_replaces_everything_else(tmp_path):
