@@ -27,6 +27,13 @@ def batches_per_epoch(examples: int, batch_size: int, short: str) -> int:
     return -(-examples // batch_size)
 
 
+def updates(epochs: int, examples: int, batch_size: int, short: str) -> int:
+    """Updates in a number of passes over the examples."""
+    if short == "full":
+        return -(-epochs * examples // min(batch_size, examples))
+    return epochs * batches_per_epoch(examples, batch_size, short)
+
+
 class Batches:
     """Batches of one pool of examples, reshuffled every epoch.
 

@@ -108,6 +108,7 @@ def _dataset(options: argparse.Namespace) -> None:
     from grokdistill.jobs import make_dataset
 
     plan, runs = _chosen(options, "datasets" if options.all else None)
+    _only(runs, "dataset", ("datasets",))
     for run in runs:
         if not plan.store.complete(run.stage, run.fingerprint):
             make_dataset(plan, run)
@@ -115,6 +116,7 @@ def _dataset(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     plan, runs = _chosen(options, options.stage)
+    _only(runs, "train", STAGES[1:])
     done: set[str] = set()
     for run in runs:
         if run.fingerprint in done:
@@ -140,6 +142,16 @@ def _chosen(options: argparse.Namespace, stage: str | None) -> tuple[Plan, list[
     if not runs:
         raise JobError("nothing to do: name fingerprints, or a whole stage (see --help)")
     return plan, runs
+
+
+def _only(runs: list[PlannedRun], command: str, stages: tuple[str, ...]) -> None:
+    """Refuse runs that a command does not make."""
+    from grokdistill.jobs import JobError
+
+    for run in runs:
+        if run.stage not in stages:
+            other = "train" if command == "dataset" else "dataset"
+            raise JobError(f"{run.stage}/{run.name} is not for the command {command}; use {other}")
 
 
 def _publish(options: argparse.Namespace) -> None:

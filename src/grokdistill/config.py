@@ -9,6 +9,24 @@ from pydantic import BaseModel, ConfigDict, Field
 from grokdistill import params as p
 
 Stage = Literal["datasets", "teachers", "baselines", "students", "joint", "continual"]
+# What a run is, and what its cell decides: a variant cannot change these.
+IDENTITY = frozenset(
+    (
+        "stage",
+        "seed",
+        "p1",
+        "p2",
+        "p1_fraction",
+        "fraction",
+        "op",
+        "optimizer",
+        "method",
+        "numbers",
+        "threshold",
+        "hold",
+        "until",
+    )
+)
 STAGES: tuple[Stage, ...] = ("datasets", "teachers", "baselines", "students", "joint", "continual")
 
 
@@ -31,35 +49,35 @@ class RunConfig(BaseModel):
     optimizer: p.Optimizer | None = None
     method: Literal["scratch", "supervised", "distilled"] | None = None
 
-    numbers: int | None = None
-    d_model: int | None = Field(None, ge=1, le=8192)
-    n_heads: int | None = Field(None, ge=1, le=512)
-    d_mlp: int | None = Field(None, ge=1, le=65536)
-    n_layers: int | None = Field(None, ge=1, le=48)
+    numbers: p.Int | None = None
+    d_model: p.Int | None = Field(None, ge=1, le=8192)
+    n_heads: p.Int | None = Field(None, ge=1, le=512)
+    d_mlp: p.Int | None = Field(None, ge=1, le=65536)
+    n_layers: p.Int | None = Field(None, ge=1, le=48)
     norm: Literal["none", "before", "after"] | None = None
-    dropout: float | None = Field(None, ge=0, lt=1)
-    init_scale: float | None = Field(None, gt=0)
+    dropout: p.Float | None = Field(None, ge=0, lt=1)
+    init_scale: p.Float | None = Field(None, gt=0)
 
     loss: p.Loss | None = None
-    learning_rate: float | None = Field(None, gt=0)
-    beta1: float | None = Field(None, ge=0, lt=1)
-    beta2: float | None = Field(None, ge=0, lt=1)
-    warmup_steps: int | None = Field(None, ge=0)
-    weight_decay: float | None = Field(None, ge=0)
+    learning_rate: p.Float | None = Field(None, gt=0)
+    beta1: p.Float | None = Field(None, ge=0, lt=1)
+    beta2: p.Float | None = Field(None, ge=0, lt=1)
+    warmup_steps: p.Int | None = Field(None, ge=0)
+    weight_decay: p.Float | None = Field(None, ge=0)
 
-    steps: int | None = Field(None, ge=1, le=10_000_000)
-    batch_size: int | None = Field(None, ge=1)
+    steps: p.Int | None = Field(None, ge=1, le=10_000_000)
+    batch_size: p.Int | None = Field(None, ge=1)
     short_batch: Literal["keep", "drop", "full"] | None = None
     precision: Literal["float32", "float64"] | None = None
-    eval_every: int | None = Field(None, ge=1)
-    early_stop: int | None = Field(None, ge=0)
-    threshold: float | None = Field(None, gt=0, lt=1)  # only with early_stop; otherwise a matter of the tables
-    hold: int | None = Field(None, ge=0)  # likewise
+    eval_every: p.Int | None = Field(None, ge=1)
+    early_stop: p.Int | None = Field(None, ge=0)
+    threshold: p.Float | None = Field(None, gt=0, lt=1)  # only with early_stop; otherwise a matter of the tables
+    hold: p.Int | None = Field(None, ge=0)  # likewise
     until: Literal["memorized"] | None = None  # the ungrokked teacher stops as soon as it has memorized
 
-    alpha: float | None = Field(None, ge=0, le=1)
+    alpha: p.Float | None = Field(None, ge=0, le=1)
     temperature_reading: Literal["absolute", "relative", "matched"] | None = None
-    temperature: float | None = Field(None, gt=0)
+    temperature: p.Float | None = Field(None, gt=0)
     position: p.Position | None = None
     teacher: Literal["grokked", "ungrokked", "random", "oracle"] | None = None
     teacher_optimizer: p.Optimizer | None = None

@@ -5,6 +5,7 @@ Targets are distributions over the teacher's own answers, 0..p1-1: it never lear
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,50 +29,65 @@ class Targets:
         probabilities: [seeds, examples, numbers], zero beyond the teacher's numbers.
         entropy: nats, [seeds, examples].
         covered: bool [seeds, examples], whether the teacher knows both numbers; elsewhere there is no KL.
-        temperature: of the student's side, one number or [seeds, 1, 1].
+        temperature: of the student's side, [seeds, examples].
     """
 
     probabilities: Tensor
     entropy: Tensor
     covered: Tensor
-    temperature: float | Tensor
+    temperature: Tensor
 
 
-def soften(logits: Tensor, reading: str, value: float) -> tuple[Tensor, float | Tensor]:
-    """Teacher logits as probabilities, and the student's temperature.
+def soften(logits: Tensor, covered: Tensor, reading: str, value: float) -> tuple[Tensor, Tensor]:
+    """Teacher logits as probabilities, and the student's temperature per example.
 
     Args:
-        logits: the teacher's own answers, [..., examples, classes].
+        logits: the teacher's own answers, [seeds, examples, classes].
+        covered: bool [seeds, examples], the examples that count for a mean entropy.
         reading: "absolute" (softmax(f/t) on both sides, paper eq. 3), "relative" (logits standardised per example, then
             multiplied by `value`; the student at 1) or "matched" (as absolute, with the one t per teacher for which its
-            targets' mean entropy over the examples is `value` nats).
+            targets' mean entropy over the covered examples is `value` nats).
         value: t, the scale, or nats.
 
     Raises:
         ValueError: where no temperature gives the entropy asked for.
     """
     if reading == "absolute":
-        return torch.softmax(logits / value, -1), value
+        return torch.softmax(logits / value, -1), torch.full_like(logits[..., 0], value)
     if reading == "relative":
         centred = logits - logits.mean(-1, keepdim=True)
-        return torch.softmax(value * centred / centred.std(-1, correction=0, keepdim=True).clamp_min(1e-12), -1), 1.0
-    temperature = matched_temperature(logits, value)
-    return torch.softmax(logits / temperature, -1), temperature
+        scaled = value * centred / centred.std(-1, correction=0, keepdim=True).clamp_min(1e-12)
+        return torch.softmax(scaled, -1), torch.ones_like(logits[..., 0])
+    temperature = matched_temperature(logits, covered, value)
+    return torch.softmax(logits / temperature, -1), temperature.squeeze(-1).expand(logits.shape[:-1])
 
 
-def matched_temperature(logits: Tensor, nats: float) -> Tensor:
-    """Temperature per seed [..., 1, 1] at which softmax(logits / t) has the given mean entropy, by bisection of log t."""
-    most = torch.log(torch.tensor(float(logits.shape[-1]))).item()
-    if not 0 < nats < most:
-        raise ValueError(f"a mean entropy of {nats} nats is out of reach: {logits.shape[-1]} answers have at most {most:.3f}")
+def matched_temperature(logits: Tensor, covered: Tensor, nats: float) -> Tensor:
+    """Temperature per seed [seeds, 1, 1] at which softmax(logits / t) has the given mean entropy over the covered examples,
+    by bisection of log t.
+
+    Raises:
+        ValueError: where no temperature gives it.
+    """
+
+    def mean_entropy(log_t: Tensor) -> Tensor:
+        each = entropy(torch.softmax(wide / log_t.exp(), -1))
+        return ((each * covered).sum(-1) / covered.sum(-1))[:, None, None]
+
     wide = logits.double()
-    low = torch.full((*logits.shape[:-2], 1, 1), -30.0, dtype=torch.float64, device=logits.device)
+    low = torch.full((len(logits), 1, 1), -30.0, dtype=torch.float64, device=logits.device)
     high = -low
     for _ in range(100):
         middle = (low + high) / 2
-        softer = entropy(torch.softmax(wide / middle.exp(), -1)).mean(-1)[..., None, None] < nats
+        softer = mean_entropy(middle) < nats
         low, high = torch.where(softer, middle, low), torch.where(softer, high, middle)
-    return ((low + high) / 2).exp().to(logits.dtype)
+    found = (low + high) / 2
+    if nats <= 0 or not torch.allclose(mean_entropy(found), torch.full_like(found, nats), atol=1e-6, rtol=0):
+        raise ValueError(
+            f"no temperature gives the targets a mean entropy of {nats} nats: {logits.shape[-1]} answers have at most "
+            f"{math.log(logits.shape[-1]):.3f}, and these {mean_entropy(low).min():.3f} to {mean_entropy(high).max():.3f}"
+        )
+    return found.exp().to(logits.dtype)
 
 
 @torch.no_grad()
@@ -87,7 +103,7 @@ def teach(engine: Engine, weights: Weights, rows: Rows, prime: int, reading: str
     covered = (rows.a < prime) & (rows.b < prime)
     parts = (Rows(*part) for part in zip(*(tensor.split(CHUNK, 1) for tensor in (rows.a, rows.b, rows.query)), strict=True))
     logits = torch.cat([engine.logits(weights, part) for part in parts], 1)
-    probabilities, temperature = soften(logits[..., :prime], reading, value)
+    probabilities, temperature = soften(logits[..., :prime], covered, reading, value)
     padded = torch.nn.functional.pad(probabilities, (0, logits.shape[-1] - prime))
     return Targets(padded, entropy(padded), covered, temperature)
 
@@ -95,4 +111,5 @@ def teach(engine: Engine, weights: Weights, rows: Rows, prime: int, reading: str
 def hard(answers: Tensor, covered: Tensor, numbers: int, dtype: torch.dtype) -> Targets:
     """The oracle's targets: all weight on the right answer [seeds, examples], without any model."""
     probabilities = torch.nn.functional.one_hot(answers, numbers).to(dtype)
-    return Targets(probabilities, torch.zeros(answers.shape, dtype=dtype, device=answers.device), covered, 1.0)
+    zeros = torch.zeros(answers.shape, dtype=dtype, device=answers.device)
+    return Targets(probabilities, zeros, covered, torch.ones_like(zeros))

@@ -65,9 +65,12 @@ class Engine:
         """The query that reads `position` ("operator" or "modulus") with the given modulus token."""
         return self.OPERATOR if position == "operator" else 1 + self.moduli.index(modulus)
 
-    def logits(self, weights: Weights, rows: Rows, training: bool = False) -> Tensor:
-        """Logits [seeds, rows, numbers] of stacked weights [seeds, ...]; `training` switches dropout on."""
-        return self._factored(weights, rows) if self.factored else self._general(weights, rows, training)
+    def logits(self, weights: Weights, rows: Rows, dropout_keys: list[int] | None = None) -> Tensor:
+        """Logits [seeds, rows, numbers] of stacked weights [seeds, ...].
+
+        `dropout_keys`, one per seed, switch dropout on; equal keys drop equal units, whatever ran before.
+        """
+        return self._factored(weights, rows) if self.factored else self._general(weights, rows, dropout_keys)
 
     def _factored(self, weights: Weights, rows: Rows) -> Tensor:
         shape = self.shape
@@ -116,19 +119,20 @@ class Engine:
         normal = layer_norm(x, x.shape[-1:])
         return normal * weights[f"{name}.weight"].unsqueeze(1) + weights[f"{name}.bias"].unsqueeze(1)
 
-    def _general(self, weights: Weights, rows: Rows, training: bool) -> Tensor:
+    def _general(self, weights: Weights, rows: Rows, dropout_keys: list[int] | None = None) -> Tensor:
         tokens = torch.tensor([self.op, *self.tokens], device=rows.a.device)
-        at_operator = rows.query == self.OPERATOR
         # A row that reads the operator position never sees position 3: any token there gives the same logits.
         sequence = torch.stack([rows.a, rows.b, torch.full_like(rows.a, self.op), tokens[rows.query]], -1)
-        self.textbook.train(training)
-
-        def one(parameters: Weights, tokens: Tensor) -> Tensor:
-            return torch.func.functional_call(self.textbook, parameters, (tokens,))
-
-        logits = torch.func.vmap(one, randomness="different")(weights, sequence)
-        where = torch.where(at_operator, OPERATOR_POSITION, MODULUS_POSITION)
-        return logits.gather(2, where[..., None, None].expand(-1, -1, 1, logits.shape[-1])).squeeze(2)
+        self.textbook.train(dropout_keys is not None)
+        logits = []
+        for seed in range(len(sequence)):
+            if dropout_keys is not None:
+                torch.manual_seed(dropout_keys[seed])
+            own = {name: value[seed] for name, value in weights.items()}
+            logits.append(torch.func.functional_call(self.textbook, own, (sequence[seed],)))
+        where = torch.where(rows.query == self.OPERATOR, OPERATOR_POSITION, MODULUS_POSITION)
+        every = torch.stack(logits)
+        return every.gather(2, where[..., None, None].expand(-1, -1, 1, every.shape[-1])).squeeze(2)
 
 
 class _Mix(torch.autograd.Function):

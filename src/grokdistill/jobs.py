@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import math
 import platform
 import time
 from pathlib import Path
@@ -69,7 +70,10 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
     _keep_freed_memory()
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     material = _material(plan, runs, chosen)
-    experiment = importlib.import_module(f"grokdistill.stages.{runs[0].stage}").experiment(material)
+    try:
+        experiment = importlib.import_module(f"grokdistill.stages.{runs[0].stage}").experiment(material)
+    except ValueError as error:
+        raise JobError(f"{runs[0].stage}/{runs[0].cell}: {error}") from None
     reporter = Reporter(runs[0].cell, [run.config.seed for run in runs])
     started = time.monotonic()
     outcomes = Trainer(experiment, chosen).run(reporter)
@@ -87,7 +91,7 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
         header = {"shape": vars(shape), "config": run.config.model_dump(exclude_none=True)}
         save_tensors(folder / CHECKPOINT, outcome.weights, header, "torch")
         write(folder / CURVE, _csv(outcome.curve))
-        final = {name: values[-1] for name, values in outcome.curve.items() if values[-1] == values[-1]}
+        final = {name: values[-1] for name, values in outcome.curve.items() if math.isfinite(values[-1])}
         record = _record(run, execution) | {"diverged": outcome.diverged, "facts": outcome.facts, "final": final}
         plan.store.commit(run.stage, run.fingerprint, record, (CHECKPOINT, CURVE))
     reporter.finish([(run.config.seed, outcome) for run, outcome in zip(runs, outcomes, strict=True)], seconds)

@@ -13,7 +13,8 @@ def log_stablemax(logits: Tensor, dim: int = -1) -> Tensor:
 
     Finite, with finite gradients, for every finite logit (any floating dtype and shape; the shape is kept).
     """
-    return torch.log_softmax(torch.sign(logits) * torch.log1p(torch.abs(logits)), dim)
+    g = torch.where(logits >= 0, torch.log1p(logits.clamp_min(0)), -torch.log1p(-logits.clamp_max(0)))
+    return torch.log_softmax(g, dim)
 
 
 class _StableMaxCrossEntropy(torch.autograd.Function):
@@ -65,16 +66,16 @@ def softmax_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mea
 CROSS_ENTROPY = {"stablemax": stablemax_cross_entropy, "softmax": softmax_cross_entropy}
 
 
-def kl_to_targets(logits: Tensor, targets: Tensor, entropy: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+def kl_to_targets(logits: Tensor, targets: Tensor, entropy: Tensor, temperature: Tensor) -> Tensor:
     """KL(targets || softmax(logits / temperature)) per example (paper eq. 3).
 
     Args:
         logits: the student's, [..., classes].
         targets: the teacher's probabilities, [..., classes], rows summing to 1.
         entropy: the targets' entropy in nats, [...].
-        temperature: t > 0 on the student's side, one number or broadcastable to the logits.
+        temperature: t > 0 on the student's side, [...].
     """
-    log_q = torch.log_softmax(logits / temperature, -1)
+    log_q = torch.log_softmax(logits / temperature.unsqueeze(-1), -1)
     return -(targets * log_q).sum(-1) - entropy
 
 
@@ -91,4 +92,4 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperatur
         temperature: t > 0; larger is softer.
     """
     targets = torch.softmax(teacher_logits / temperature, -1)
-    return kl_to_targets(student_logits, targets, entropy(targets), temperature).mean()
+    return kl_to_targets(student_logits, targets, entropy(targets), torch.full_like(targets[..., 0], temperature)).mean()

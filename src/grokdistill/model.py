@@ -116,18 +116,19 @@ class Transformer(nn.Module):
         return self.unembedding(self.norm_output(x) if self.shape.norm == "before" else x)
 
 
-def initial_weights(shape: Shape, seed: int) -> dict[str, Tensor]:
-    """Initial parameters by name, fp32 on the CPU, the same on every machine.
+def initial_weights(shape: Shape, seed: int, role: str = "") -> dict[str, Tensor]:
+    """Initial parameters by name, fp32 on the CPU, the same on every machine up to rounding.
 
     Matrices are normal with standard deviation `init_scale / sqrt(d_model)` (the unembedding: over sqrt(numbers)), biases
     zero, LayerNorm one and zero; the scheme of Nanda et al. 2023. Each matrix has a generator of its own, keyed by the seed
     and its name, and each token and each logit by the seed and the token alone, so that nothing depends on what else a
-    vocabulary or a model holds.
+    vocabulary or a model holds. `role` keeps models of one seed apart: a student that began as its teacher began would
+    learn from more than the teacher's outputs.
     """
     deviation = shape.init_scale / math.sqrt(shape.d_model)
 
     def normal(size: tuple[int, ...], *key: object) -> Tensor:
-        digest = hashlib.sha256("\0".join(map(str, (seed, "weights", *key))).encode()).digest()
+        digest = hashlib.sha256("\0".join(map(str, (seed, "weights", *filter(None, [role]), *key))).encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return torch.randn(size, generator=generator)
 

@@ -8,6 +8,7 @@ The JSON schema for editors is generated from this module (`python -m grokdistil
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -67,13 +68,13 @@ class Section(BaseModel):
 
     @field_validator("seeds", "fractions", "operators", "optimizers", "methods", check_fields=False)
     @classmethod
-    def _no_duplicates(cls, values: tuple) -> tuple:
-        return _unique(values)
+    def _no_duplicates(cls, values: tuple | None) -> tuple | None:
+        return None if values is None else _unique(values)
 
     @field_validator("fractions", check_fields=False)
     @classmethod
-    def _distinct_names(cls, values: tuple) -> tuple:
-        _unique(tuple(percent(value) for value in values))
+    def _distinct_names(cls, values: tuple | None) -> tuple | None:
+        _unique(tuple(percent(value) for value in values or ()))
         return values
 
 
@@ -86,11 +87,25 @@ class Paths(Section):
     @field_validator("results", "datasets")
     @classmethod
     def _inside(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        plain = all(part.replace("-", "").replace("_", "").isalnum() and part.isascii() for part in path.parts)
-        if path.is_absolute() or not path.parts or not plain or str(path) != value:
-            raise ValueError("a path is relative, stays in the repository, and its parts are letters, digits, - and _")
+        # What lies there is replaced by views of the store, so a slip must not name a folder of sources.
+        if not re.fullmatch(r"(results|data)[A-Za-z0-9_-]*(/[A-Za-z0-9_-]+)*", value) or PurePosixPath(value).is_relative_to(
+            "data/paper"
+        ):
+            raise ValueError(
+                "a path begins with results or data (but not data/paper) and its parts are letters, digits, - and _"
+            )
         return value
+
+    @model_validator(mode="after")
+    def _apart(self) -> Paths:
+        results, datasets = PurePosixPath(self.results), PurePosixPath(self.datasets)
+        if results.is_relative_to(datasets):
+            raise ValueError(f"datasets ({datasets}) must not hold results ({results})")
+        if datasets.is_relative_to(results) and datasets != results / "datasets":
+            raise ValueError(f"inside results, datasets can only be {results}/datasets")
+        if str(datasets) == "data":
+            raise ValueError("datasets must be a folder of its own, such as data/datasets")
+        return self
 
 
 class Primes(Section):
@@ -174,7 +189,7 @@ class Training(Section):
         description="The short last batch of an epoch: keep it, drop it, or fill it from the next epoch (paper silent).",
     )
     early_stop: Annotated[Int, Field(ge=0)] | None = Field(
-        None, description="Stop this many updates after the threshold was held; null never stops (paper scale)."
+        None, description="Stop this many updates after t_grok, at least `evaluation.hold`; null never stops (paper scale)."
     )
     precision: Literal["float32", "float64"] = Field("float32", description="Type of weights and activations.")
 
@@ -361,8 +376,6 @@ class Params(Section):
             raise ValueError("seeds: at least one seed is needed")
         if len(set(self.pairs)) < len(self.pairs):
             raise ValueError("other_pairs.pairs: a pair of primes is listed twice")
-        if self.paths.results == self.paths.datasets:
-            raise ValueError("paths: results and datasets must be different folders")
         largest = max(max(pair) for pair in self.pairs)
         if largest > self.model.numbers:
             raise ValueError(

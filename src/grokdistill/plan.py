@@ -48,7 +48,7 @@ class Plan:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             return cls(Params.model_validate(document["params"]), document["runs"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedFile(f"{path}: not a plan ({error}); make it anew with `python -m grokdistill plan`") from None
 
     @property
@@ -79,7 +79,7 @@ class Plan:
 def write_plan(study: Study) -> Path:
     """Write the plan and the stages' manifests below the study's results; returns the plan's path."""
     results = Path(study.params.paths.results)
-    batches = {run.fingerprint: batch for batch in study.batches() for run in batch}
+    batches = study.together
     runs = {run.fingerprint: _entry(run, batches[run.fingerprint]) for run in study.runs}
     document = {"params": study.params.model_dump(mode="json"), "runs": runs}
     text = json.dumps(document, indent=1) + "\n"

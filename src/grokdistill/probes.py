@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,18 +27,23 @@ def weight_norm(weights: Weights, used: Tensor) -> Tensor:
     return total.sqrt()
 
 
-def fourier_gini(embedding: Tensor, prime: int) -> Tensor:
+def fourier_gini(embedding: Tensor, prime: int, numbers: int) -> Tensor:
     """How concentrated the number embedding is over the frequencies of Z_prime: the Gini coefficient of its power, [seeds].
 
     Near 0 for random rows, towards 1 when few frequencies carry everything, as in a grokked model (Nanda et al. 2023 use
     the same coefficient as a progress measure).
 
     Args:
-        embedding: stacked embedding, [seeds, tokens, d_model]; rows 0..prime-1 are the numbers.
+        embedding: stacked embedding, [seeds, tokens, d_model]; the first rows are the numbers.
         prime: whose Fourier basis; frequencies 1..(prime-1)/2.
+        numbers: how many number tokens the run reads; rows beyond are not its own and are left out.
     """
-    spectrum = torch.fft.rfft(embedding[:, :prime].double(), dim=1)[:, 1:]
-    power = spectrum.abs().square().sum(-1).sort(-1).values
+    rows = embedding[:, : min(numbers, prime)].double()
+    centred = rows - rows.mean(1, keepdim=True)
+    number = torch.arange(rows.shape[1], dtype=torch.float64, device=rows.device)
+    frequency = torch.arange(1, (prime - 1) // 2 + 1, dtype=torch.float64, device=rows.device)
+    angle = 2 * math.pi / prime * torch.outer(frequency, number)
+    power = ((angle.cos() @ centred).square() + (angle.sin() @ centred).square()).sum(-1).sort(-1).values
     count = power.shape[-1]
     rank = torch.arange(1, count + 1, dtype=power.dtype, device=power.device)
     return (2 * (rank * power).sum(-1) / power.sum(-1).clamp_min(1e-300) - (count + 1)) / count

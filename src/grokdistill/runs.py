@@ -6,17 +6,17 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
 from pydantic import ValidationError
 
 from grokdistill import sources
-from grokdistill.batches import batches_per_epoch
-from grokdistill.config import STAGES, RunConfig
+from grokdistill.batches import updates
+from grokdistill.config import IDENTITY, STAGES, RunConfig
 from grokdistill.data import train_size
-from grokdistill.params import Params, ParamsError, Variant
+from grokdistill.params import Model, Params, ParamsError, Variant
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,16 @@ class Run:
     @cached_property
     def cell(self) -> str:
         """The run's name without its seed."""
-        suffix = f"-{self.variant.replace('=', '_').replace(',', '-')}" if self.variant else ""
-        return "-".join(self.config.cell) + suffix
+        return "-".join(self.config.cell) + variant_suffix(self.variant)
 
     @property
     def name(self) -> str:
         return f"{self.cell}-s{self.config.seed}"
+
+
+def variant_suffix(variant: str) -> str:
+    """A variant as it stands in names and metrics keys, which have no dots."""
+    return f"-{variant}".replace("=", "_").replace(",", "-").replace(".", "p") if variant else ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,11 @@ class Study:
             cells.setdefault((run.config.stage, run.cell), []).append(run)
         size = self.params.execution.seeds_per_job
         return [tuple(runs[i : i + size]) for runs in cells.values() for i in range(0, len(runs), size)]
+
+    @cached_property
+    def together(self) -> dict[str, tuple[Run, ...]]:
+        """Fingerprint -> all runs of its job."""
+        return {run.fingerprint: batch for batch in self.batches() for run in batch}
 
     @cached_property
     def ahead(self) -> dict[str, Run]:
@@ -96,7 +105,9 @@ def enumerate_runs(params: Params) -> Study:
         found[run.fingerprint] = run
 
     for run in recipes.all():
-        add(run)
+        if run:
+            add(run)
+    recipes.check_variants()
     order = {stage: place for place, stage in enumerate(STAGES)}
     return Study(params, tuple(sorted(found.values(), key=lambda run: order[run.config.stage])))
 
@@ -113,12 +124,18 @@ class _Recipes:
             "eval_every": params.evaluation.every,
             "loss": params.teachers.loss,
         }
-        if params.training.early_stop is not None:
-            self.base |= params.evaluation.model_dump(include={"threshold", "hold"})
         self.known: dict[tuple, Run] = {}
+        self.applied: set[str] = set()
 
-    def all(self) -> Iterator[Run]:
-        """Every run that is asked for by name; parents come along."""
+    def check_variants(self) -> None:
+        """Refuse variants that no run of their stage took up."""
+        for stage in STAGES[1:]:
+            for variant in getattr(self.params, stage).variants:
+                if repr((stage, variant.fields)) not in self.applied:
+                    raise ParamsError(f"{stage}.variants: {variant.fields} applies to no run of the stage")
+
+    def all(self) -> Iterator[Run | None]:
+        """Every run that is asked for by name, None where a variant does not apply; parents come along."""
         params = self.params
         main, others = params.primes.pair, params.other_pairs
         for seed in params.seeds:
@@ -165,8 +182,14 @@ class _Recipes:
     def teacher(self, prime: int, op: str, optimizer: str, seed: int, departure: dict[str, Any]) -> Run:
         fraction = self.params.teachers.fraction
         fields = {"stage": "teachers", "p1": prime, "p1_fraction": fraction, "op": op, "method": "scratch", "seed": seed}
-        fields |= self._training(optimizer, train_size(prime, fraction), scarce=False)
+        fields |= self._training(optimizer, train_size(prime, fraction), fraction)
         return self._run(fields, {"p1_dataset": self.dataset(prime, seed)}, departure)
+
+    def ungrokked(self, prime: int, op: str, optimizer: str, seed: int) -> Run:
+        """The control that only memorized: the teacher, stopped as soon as it has."""
+        grokked = self.teacher(prime, op, optimizer, seed, {})
+        config = grokked.config.model_copy(update={"until": "memorized"})
+        return Run(config, grokked.parents, grokked.sources, "until=memorized")
 
     def baseline(self, pair: tuple, op: str, fraction: float, optimizer: str, seed: int, departure: dict) -> Run:
         fields = self._on_p2("baselines", pair, op, fraction, optimizer, seed) | {"method": "scratch"}
@@ -176,11 +199,11 @@ class _Recipes:
         stage = self.params.students
         fields = self._on_p2("students", pair, op, fraction, optimizer, seed) | self._distillation(stage)
         fields |= {"teacher": stage.teacher, "teacher_optimizer": stage.teacher_optimizer}
-        fields |= {key: departure[key] for key in ("teacher", "teacher_optimizer") if key in departure}
         parents = {"p2_dataset": self.dataset(pair[1], seed)}
-        if fields["teacher"] in ("grokked", "ungrokked"):
-            until = {} if fields["teacher"] == "grokked" else {"until": "memorized"}
-            parents["teacher"] = self.teacher(pair[0], op, fields["teacher_optimizer"], seed, until)
+        kind, taught_by = (departure.get(key, fields[key]) for key in ("teacher", "teacher_optimizer"))
+        if kind in ("grokked", "ungrokked") and taught_by in ("adam", "adamw"):
+            make = self.ungrokked if kind == "ungrokked" else partial(self.teacher, departure={})
+            parents["teacher"] = make(pair[0], op, taught_by, seed)
         return self._run(fields, parents, departure)
 
     def joint(self, pair: tuple, op: str, fractions: tuple, method: str, seed: int, departure: dict) -> Run:
@@ -201,7 +224,9 @@ class _Recipes:
         parents["teacher"] = self.teacher(pair[0], op, "adamw", seed, {})
         if method == "distilled":
             fields |= self._distillation(stage) | stage.model_dump(include={"modulus_token", "kl_inputs"})
-        return self._run(fields, parents, departure)
+        # The model is the teacher's: its sizes are no choice of this run.
+        sizes = set(Model.model_fields) - {"numbers"}
+        return self._run({key: value for key, value in fields.items() if key not in sizes}, parents, departure)
 
     def _on_p2(
         self, stage: str, pair: tuple, op: str, fraction: float, optimizer: str, seed: int, *,
@@ -209,17 +234,17 @@ class _Recipes:
     ) -> dict[str, Any]:  # fmt: skip
         """Fields of a run on p2's pairs (and, for joint runs, on p1's too)."""
         examples = train_size(pair[1], fraction) + (train_size(pair[0], p1_fraction) if p1_fraction else 0)
-        scarce = min(fraction, p1_fraction or 1.0) <= self.params.training.scarce_fraction + 1e-9
         fields = {"stage": stage, "p1": pair[0], "p2": pair[1], "op": op, "fraction": fraction, "seed": seed}
         if p1_fraction:
             fields["p1_fraction"] = p1_fraction
-        return fields | self._training(optimizer, examples, scarce, steps)
+        return fields | self._training(optimizer, examples, min(fraction, p1_fraction or 1.0), steps)
 
-    def _training(self, optimizer: str, examples: int, scarce: bool, steps: int | None = None) -> dict[str, Any]:
+    def _training(self, optimizer: str, examples: int, fraction: float, steps: int | None = None) -> dict[str, Any]:
         training = self.params.training
+        scarce = fraction <= training.scarce_fraction + 1e-9
         length = steps or (training.steps_scarce if scarce else training.steps)
         if training.unit == "epochs":
-            length *= batches_per_epoch(examples, training.batch_size, training.short_batch)
+            length = updates(length, examples, training.batch_size, training.short_batch)
         decay = self.params.optim.weight_decay if optimizer == "adamw" else 0.0
         return self.base | {"optimizer": optimizer, "steps": length, "weight_decay": decay}
 
@@ -233,21 +258,42 @@ class _Recipes:
             "temperature": stage.temperature.value,
         }
 
-    def _run(self, fields: dict[str, Any], parents: dict[str, Run], departure: dict[str, Any]) -> Run:
+    def _run(self, fields: dict[str, Any], parents: dict[str, Run], departure: dict[str, Any]) -> Run | None:
+        """The run with these fields and a variant's departure from them; None where the departure has nothing to change."""
         stage = fields["stage"]
-        changed = {key: value for key, value in departure.items() if fields.get(key) != value}
-        key = (*fields.items(), *sorted(changed.items()))
+        key = repr((sorted(fields.items()), departure))
         if key in self.known:
             return self.known[key]
+        wrong = [name for name in departure if name not in RunConfig.model_fields or name in IDENTITY]
+        if wrong:
+            allowed = sorted(set(RunConfig.model_fields) - IDENTITY)
+            raise ParamsError(
+                f"{stage}.variants: {wrong[0]} is not a field that a variant can set; allowed: {', '.join(allowed)}"
+            )
+        if any(value is None for name, value in departure.items() if name != "early_stop"):
+            raise ParamsError(f"{stage}.variants: a field cannot be null, found {departure}")
+        if any(fields.get(name) is None for name in departure if name != "early_stop"):
+            return None
+        chosen = fields | departure
+        if chosen.get("early_stop") is not None:
+            chosen |= self.params.evaluation.model_dump(include={"threshold", "hold"})
+        # Controls without a trained teacher, or without logits, do not depend on how those would be chosen.
+        if chosen.get("teacher") in ("random", "oracle"):
+            chosen["teacher_optimizer"] = None
+        if chosen.get("teacher") == "oracle":
+            chosen |= {"temperature_reading": None, "temperature": None}
         try:
-            config = RunConfig.model_validate(fields | changed)
+            config = RunConfig.model_validate(chosen)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(map(str, first["loc"]))
             raise ParamsError(f"{stage}: field {name} of a run: {first['msg']}, found {first['input']!r}") from None
         if config.d_model and config.d_model % config.n_heads:
             raise ParamsError(f"{stage}: n_heads {config.n_heads} does not divide d_model {config.d_model}")
-        variant = ",".join(f"{name}={value}" for name, value in sorted(changed.items()))
+        changed = {name: getattr(config, name) for name in departure if getattr(config, name) != fields[name]}
+        shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in changed.items()}
+        variant = ",".join(f"{name}={value}" for name, value in sorted(shown.items()))
+        self.applied.add(repr((stage, departure)))
         source = sources.digest(f"grokdistill.stages.{stage}")
         self.known[key] = Run(config, parents, source, variant)
         return self.known[key]

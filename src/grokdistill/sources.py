@@ -35,12 +35,29 @@ def _tree(module: str) -> ast.Module:
         first = node.body[0] if node.body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             node.body = node.body[1:] or [ast.Pass()]
-    tree.body = [node for node in tree.body if not _type_checking(node)]
+    body = []
+    for node in tree.body:
+        body.extend(node.orelse if _type_checking(node) else [node])
+    tree.body = body
     return tree
 
 
 def _type_checking(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def _dump(node: object) -> str:
+    """A syntax tree as text, without empty fields, which differ from one Python version to the next."""
+    if isinstance(node, list):
+        return "[" + ",".join(map(_dump, node)) + "]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = ((name, getattr(node, name, None)) for name in node._fields)
+    return (
+        f"{type(node).__name__}("
+        + ",".join(f"{name}={_dump(value)}" for name, value in fields if value not in (None, []))
+        + ")"
+    )
 
 
 @cache
@@ -50,7 +67,9 @@ def imports(module: str) -> frozenset[str]:
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise ValueError(f"{module}: imports from this package are absolute, so that they can be followed")
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
@@ -75,7 +94,7 @@ def digest(module: str) -> str:
     """Hex digest of what `module` and its imports compute."""
     total = hashlib.sha256()
     for name in closure(module):
-        total.update(f"{name}\0{ast.dump(_tree(name))}\0".encode())
+        total.update(f"{name}\0{_dump(_tree(name))}\0".encode())
     return total.hexdigest()
 
 

@@ -45,6 +45,8 @@ class Store:
             raise DamagedFile(f"{path}: the run is not in the store; run its stage first ({stage})") from None
         except (OSError, ValueError) as error:
             raise DamagedFile(f"{path}: unreadable ({error}); {_remedy(path.parent)}") from None
+        if not isinstance(record, dict) or not isinstance(record.get("outputs"), dict):
+            raise DamagedFile(f"{path}: not a record; {_remedy(path.parent)}")
         if record.get("fingerprint") != fingerprint:
             raise DamagedFile(f"{path}: records run {record.get('fingerprint')}; {_remedy(path.parent)}")
         return record

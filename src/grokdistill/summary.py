@@ -6,14 +6,19 @@ Everything here is computed after training, so that a change of threshold or of 
 from __future__ import annotations
 
 import statistics
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.optimize import OptimizeWarning, curve_fit
+from scipy.special import expit
 
 from grokdistill.measures import first_reached, grokking_time
 from grokdistill.params import Evaluation
 from grokdistill.plan import Plan, PlannedRun
+from grokdistill.runs import variant_suffix
 from grokdistill.store import CURVE
 
 COLUMNS = (
@@ -34,13 +39,40 @@ def judged(curve: pd.DataFrame, stage: str) -> pd.Series:
     return curve[["test_acc", "p1_acc"]].min(axis=1) if stage == "joint" else curve["test_acc"]
 
 
+def memorizing(curve: pd.DataFrame, stage: str) -> pd.Series:
+    """The accuracy that decides whether a run memorized: on both primes' training pairs for f_M."""
+    return curve[["train_acc", "p1_train_acc"]].min(axis=1) if stage == "joint" else curve["train_acc"]
+
+
+def sigmoid_fit(steps: pd.Series, accuracy: pd.Series) -> tuple[float, float] | None:
+    """Midpoint (updates) and rate (per update) of the least-squares fit c + (d - c) / (1 + exp(-k (t - t0))) (lesson).
+
+    None where the fit does not converge.
+    """
+    t, y = steps.to_numpy(float), accuracy.to_numpy(float)
+    length = max(t[-1], 1.0)
+    start = t[int(np.argmax(y >= (y.min() + y.max()) / 2))] / length
+
+    def curve(x: np.ndarray, low: float, high: float, rate: float, middle: float) -> np.ndarray:
+        return low + (high - low) * expit(rate * (x - middle))
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
+            guess, bounds = (y.min(), y.max(), 50.0, start), ([0, 0, 0, 0], [1, 1, 1e4, 1])
+            found, _ = curve_fit(curve, t / length, y, guess, bounds=bounds, max_nfev=2000)
+    except (RuntimeError, ValueError):
+        return None
+    return found[3] * length, found[2] / length
+
+
 def measure(curve: pd.DataFrame, stage: str, evaluation: Evaluation, diverged: int | None) -> dict[str, Any]:
     """Status, times, accuracies and norms of one curve; a censored run has no t_grok.
 
     The sharpness is the gap as a share of t_grok (lesson: delta t / t_grok): 0 without a plateau, towards 1 with a long one.
     """
     steps, last = curve["step"], curve.iloc[-1]
-    t_mem = first_reached(steps, curve["train_acc"], evaluation.memorized)
+    t_mem = first_reached(steps, memorizing(curve, stage), evaluation.memorized)
     t_grok = None if diverged else grokking_time(steps, judged(curve, stage), evaluation.threshold, evaluation.hold)
     gap = t_grok - t_mem if t_grok is not None and t_mem is not None else None
     norms = curve.set_index("step")["weight_norm"]
@@ -54,6 +86,7 @@ def measure(curve: pd.DataFrame, stage: str, evaluation: Evaluation, diverged: i
         "final_train_acc": last["train_acc"],
         "final_test_acc": last["test_acc"],
         "final_p1_acc": last.get("p1_acc"),
+        "sigmoid": sigmoid_fit(steps, judged(curve, stage)) if t_grok is not None else None,
         "norm_start": norms.iloc[0],
         "norm_grok": norms[t_grok] if t_grok is not None else None,
         "norm_end": norms.iloc[-1],
@@ -95,8 +128,7 @@ def metrics(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
     for one in rows:
         run = plan.run(one["fingerprint"])
         *path, method = run.config.cell
-        suffix = f"-{run.variant}".replace("=", "_").replace(",", "-").replace(".", "p") if run.variant else ""
-        cells.setdefault((*path, method + suffix), []).append(one)
+        cells.setdefault((*path, method + variant_suffix(run.variant)), []).append(one)
     tree: dict[str, Any] = {}
     for path, members in cells.items():
         place = tree
@@ -117,4 +149,8 @@ def _cell_metrics(members: list[dict[str, Any]]) -> dict[str, float]:
         values = [one[name] for one in members if one[name] is not None and one[name] == one[name]]
         if values:
             found[name] = round(statistics.fmean(values), 6)
+    fits = [one["sigmoid"] for one in grokked if one.get("sigmoid")]
+    for place, name in enumerate(("sigmoid_midpoint", "sigmoid_rate")):
+        if fits:
+            found[name] = float(f"{statistics.median(fit[place] for fit in fits):.6g}")
     return found

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grokdistill.batches import generator
 from grokdistill.engine import Engine, Rows, unstack
 from grokdistill.losses import CROSS_ENTROPY, kl_to_targets
 from grokdistill.measures import grokking_time
@@ -154,6 +155,7 @@ class Trainer:
         self.alpha = config.alpha or 0.0
         vocabulary = experiment.engine.shape.vocabulary
         self.used = torch.tensor([token in set(experiment.tokens) for token in vocabulary], device=device)
+        self.read = sum(token.isdigit() for token in experiment.tokens)
         self.seeds = next(iter(experiment.weights.values())).shape[0]
 
     def run(self, report: Callable[[Progress], None] | None = None) -> list[Outcome]:
@@ -193,7 +195,7 @@ class Trainer:
         if taught and not taught.same_rows:
             parts.append(taught.rows.pick(kl_picks))
         rows = parts[0] if len(parts) == 1 else Rows(*(torch.cat(pair, 1) for pair in zip(*map(_fields, parts))))
-        logits = experiment.engine.logits(self.weights, rows, training=True)
+        logits = experiment.engine.logits(self.weights, rows, self.dropout_keys(step))
         loss = torch.zeros(2, self.seeds, dtype=torch.float64, device=self.device)
         terms = []
         if labelled:
@@ -205,7 +207,10 @@ class Trainer:
             targets = taught.targets
             wide = kl_picks.unsqueeze(-1).expand(-1, -1, targets.probabilities.shape[-1])
             kl = kl_to_targets(
-                own, targets.probabilities.gather(1, wide), targets.entropy.gather(1, kl_picks), targets.temperature
+                own,
+                targets.probabilities.gather(1, wide),
+                targets.entropy.gather(1, kl_picks),
+                targets.temperature.gather(1, kl_picks),
             )
             kl = (kl * targets.covered.gather(1, kl_picks)).mean(1).double()
             terms.append(alpha * kl)
@@ -214,6 +219,12 @@ class Trainer:
         sum(terms).sum().backward()
         self.optimizer.step()
         return loss
+
+    def dropout_keys(self, step: int) -> list[int] | None:
+        """What dropout is drawn from at a step, per seed; None without dropout."""
+        if not self.experiment.engine.shape.dropout:
+            return None
+        return [int(generator(stream.seed, "dropout", step).integers(2**62)) for stream in self.experiment.batches]
 
     def draw(self, streams: list[Batches], step: int) -> Tensor:
         """The step's example numbers, int64 [seeds, batch]."""
@@ -241,7 +252,7 @@ class Trainer:
             row["kl"] = (loss_sums[1] / updates).tolist() if loss_sums is not None else [float("nan")] * self.seeds
         row["weight_norm"] = weight_norm(self.weights, self.used).tolist()
         for name, prime in experiment.primes.items():
-            row[f"fourier_{name}"] = fourier_gini(self.weights["embedding.weight"], prime).tolist()
+            row[f"fourier_{name}"] = fourier_gini(self.weights["embedding.weight"], prime, self.read).tolist()
         return row
 
     def ended(self, history: list[dict[str, list[float]]], seed: int) -> bool:
@@ -266,7 +277,7 @@ class Trainer:
         if self.experiment.taught:
             targets = self.experiment.taught.targets
             facts["covered_share"] = targets.covered[seed].double().mean().item()
-            facts["target_entropy"] = targets.entropy[seed].double().mean().item()
+            facts["target_entropy"] = targets.entropy[seed][targets.covered[seed]].double().mean().item()
         curve = {name: [row[name][seed] for row in rows] for name in rows[0]}
         return Outcome(curve, unstack(self.weights, seed), diverged, facts)
 

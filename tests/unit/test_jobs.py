@@ -329,20 +329,17 @@ def test_an_early_stop_cuts_a_curve_and_changes_nothing_before(study, tiny):
     for made in (stopping, whole):
         made.make("datasets", "teachers", "baselines", "joint")
         made.finish()
-    stopped, went_on = 0, 0
+    stopped = 0
     for one, two in zip(*(rows_of(made.results / "runs.csv") for made in (stopping, whole)), strict=True):
         assert one["name"] == two["name"]
         assert (one["status"], one["t_grok"]) == (two["status"], two["t_grok"])
         first, second = (rows_of(made.results / "curves" / one["stage"] / f"{one['name']}.csv") for made in (stopping, whole))
         assert first == second[: len(first)]
         assert two["steps"] == "30"
-        if one["steps"] == "30":
-            went_on += 1
-        else:
+        if one["steps"] != "30":
             assert int(one["steps"]) >= int(one["t_grok"]) + 3
             stopped += 1
     assert stopped >= 3
-    assert went_on >= 1
 
 
 def test_the_ungrokked_teacher_stops_once_it_has_memorized(study, tiny):

@@ -77,9 +77,11 @@ def test_manifests_list_each_stages_runs_and_keep_still_when_nothing_changes(tin
 
 
 def test_a_study_writes_below_its_results_alone(tiny, tmp_path):
-    tiny["paths"] = {"results": "some/where", "datasets": "some/where/datasets"}
+    tiny["paths"] = {"results": "results-other/where", "datasets": "results-other/where/datasets"}
     write_plan(enumerate_runs(validate(tiny)))
-    assert {path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()} == {("some", "where")}
+    assert {path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()} == {
+        ("results-other", "where")
+    }
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "{}", '{"params": {}, "runs": {}}', '{"params": 3, "runs": {}}', "[]"])

@@ -34,7 +34,7 @@ def test_fourier_gini_by_explicit_sums(prime):
     embedding = rng.normal(size=(3, 30, 6)) * np.exp(rng.normal(size=(3, 1, 6)))
     # One seed has a strong frequency among the noise.
     embedding[2, :prime, 0] += 5 * np.cos(2 * math.pi * np.arange(prime) / prime)
-    found = fourier_gini(torch.from_numpy(embedding), prime)
+    found = fourier_gini(torch.from_numpy(embedding), prime, 30)
     assert found.shape == (3,)
     for seed in range(3):
         assert found[seed].item() == pytest.approx(explicit(embedding[seed, :prime].tolist(), prime), rel=1e-9, abs=1e-12)
@@ -45,7 +45,7 @@ def test_a_pure_cosine_is_as_concentrated_as_can_be_and_noise_is_not(prime):
     """One of n frequencies carries everything: 1 - 1/n. White noise over 128 dimensions spreads evenly."""
     wave = np.cos(2 * math.pi * 2 * np.arange(prime) / prime)[:, None] * np.ones(128)
     noise = np.random.default_rng(0).normal(size=(prime, 128))
-    found = fourier_gini(torch.from_numpy(np.stack([wave, noise, noise + 3 * wave])), prime).tolist()
+    found = fourier_gini(torch.from_numpy(np.stack([wave, noise, noise + 3 * wave])), prime, prime).tolist()
     most = 1 - 2 / (prime - 1)
     assert found[0] == pytest.approx(most, rel=1e-9)
     assert found[1] < 0.15
@@ -57,11 +57,11 @@ def test_a_constant_shift_and_other_tokens_do_not_count():
     changed = embedding.clone()
     changed[:, :11] += 100.0
     changed[:, 11:] = 7.0
-    assert fourier_gini(changed, 11).item() == pytest.approx(fourier_gini(embedding, 11).item(), rel=1e-8)
+    assert fourier_gini(changed, 11, 20).item() == pytest.approx(fourier_gini(embedding, 11, 20).item(), rel=1e-8)
 
 
 def test_an_embedding_of_nothing_is_finite():
-    assert torch.isfinite(fourier_gini(torch.zeros(2, 13, 4), 13)).all()
+    assert torch.isfinite(fourier_gini(torch.zeros(2, 13, 4), 13, 13)).all()
 
 
 @pytest.mark.parametrize("norm", ["none", "before"])
@@ -79,3 +79,11 @@ def test_weight_norm_counts_every_parameter_but_unused_tokens(norm):
                 if name != "embedding.weight" or used[index[0]]:
                     total += value[seed][index] ** 2
         assert found[seed].item() == pytest.approx(math.sqrt(total), rel=1e-12)
+
+
+def test_numbers_that_a_run_never_reads_are_left_out():
+    """The teacher's basis of 11 frequencies over the 7 numbers that the student reads, about their mean."""
+    embedding = np.random.default_rng(1).normal(size=(1, 20, 6))
+    rows = embedding[0, :7] - embedding[0, :7].mean(0)
+    expected = explicit([*rows.tolist(), *[[0.0] * 6] * 4], 11)
+    assert fourier_gini(torch.from_numpy(embedding), 11, 7).item() == pytest.approx(expected, rel=1e-9)

@@ -58,10 +58,14 @@ def test_a_run_that_never_memorized_has_no_gap():
 
 def test_a_joint_run_groks_once_both_primes_do():
     train = [0, 1, 1, 1, 1, 1, 1]
-    later = measure(curve(train, [0, 1, 1, 1, 1, 1, 1], p1_acc=[0, 0, 0, 1, 1, 1, 1]), "joint", EVALUATION, None)
+    later = measure(
+        curve(train, [0, 1, 1, 1, 1, 1, 1], p1_acc=[0, 0, 0, 1, 1, 1, 1], p1_train_acc=train), "joint", EVALUATION, None
+    )
     assert later["t_grok"] == 300
     assert later["final_p1_acc"] == 1
-    never = measure(curve(train, [0, 1, 1, 1, 1, 1, 1], p1_acc=[0, 1, 0, 1, 0, 1, 0]), "joint", EVALUATION, None)
+    never = measure(
+        curve(train, [0, 1, 1, 1, 1, 1, 1], p1_acc=[0, 1, 0, 1, 0, 1, 0], p1_train_acc=train), "joint", EVALUATION, None
+    )
     assert never["status"] == "censored"
     continual = measure(curve(train, [0, 1, 1, 1, 1, 1, 1], p1_acc=[1, 0, 0, 0, 0, 0, 0]), "continual", EVALUATION, None)
     assert (continual["t_grok"], continual["final_p1_acc"]) == (100, 0)

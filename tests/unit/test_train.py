@@ -98,8 +98,10 @@ class Reference:
 
     def __init__(self, config, data):
         self.config, self.data = config, data
-        self.shape = Shape(**{name: getattr(config, name) for name in SIZES})
-        start = sharp(0) if config.stage == "continual" else initial_weights(self.shape, config.seed)
+        goes_on = config.stage == "continual"
+        self.shape = Shape(**(SIZES if goes_on else {name: getattr(config, name) for name in SIZES}))
+        role = {"teachers": "", "joint": "joint"}.get(config.stage, "student")
+        start = sharp(0) if goes_on else initial_weights(self.shape, config.seed, role)
         self.model = load({name: value.double().clone() for name, value in start.items()}, self.shape)
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(

@@ -26,7 +26,6 @@ except ParamsError as error:
 
 PLAN = write_plan(STUDY)
 RESULTS = PARAMS.paths.results
-RUNS = {run.fingerprint: run for run in STUDY.runs}
 
 
 wildcard_constraints:
@@ -40,10 +39,10 @@ def done(run):
 
 
 def made_from(wildcards):
-    """Markers of what a run is made from, and of the run before it in its job, which trains both."""
-    run = RUNS[wildcards.fingerprint]
-    ahead = STUDY.ahead.get(run.fingerprint)
-    return [done(other) for other in (*run.parents.values(), ahead) if other]
+    """Markers of what the runs of a job are made from, and of the run before this one in the job, which trains all."""
+    parents = [parent for run in STUDY.together[wildcards.fingerprint] for parent in run.parents.values()]
+    ahead = STUDY.ahead.get(wildcards.fingerprint)
+    return list(dict.fromkeys(done(other) for other in (*parents, ahead) if other))
 
 
 def marker(stage):

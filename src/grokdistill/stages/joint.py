@@ -23,6 +23,10 @@ class Halves:
     first: Batches
     second: Batches
 
+    @property
+    def seed(self) -> int:
+        return self.first.seed
+
     def __call__(self, step: int) -> np.ndarray:
         return np.concatenate([self.first(step), self.second(step) + self.first.examples])
 
@@ -41,6 +45,10 @@ def experiment(material: Material) -> Experiment:
         test = [~mask for mask in inside]
         # p1's held-out accuracy is called p1_acc, p2's test_acc, as in the other stages.
         masks = {f"{prefix}train_acc": inside, "p1_acc" if prefix else "test_acc": test}
+        other = config.p2 if prefix else config.p1
+        same = [dataset.same_answer(config.op, other) for dataset in datasets]
+        masks[f"{prefix}same_acc"] = [mask & equal for mask, equal in zip(test, same, strict=True)]
+        masks[f"{prefix}different_acc"] = [mask & ~equal for mask, equal in zip(test, same, strict=True)]
         exams.append(material.exam(datasets, query, masks, None if prefix else "train_acc"))
         parts.append(material.labelled(datasets, query, [dataset.training(fraction) for dataset in datasets]))
         sizes.append(train_size(prime, fraction))
@@ -54,7 +62,7 @@ def experiment(material: Material) -> Experiment:
     return Experiment(
         config=config,
         engine=queries,
-        weights=material.fresh(shape),
+        weights=material.fresh(shape, "joint"),
         labelled=pool if config.method == "supervised" or config.alpha < 1 else None,
         taught=taught,
         batches=streams(material, sizes),
@@ -89,7 +97,7 @@ def targets(material: Material, parts: list[Labelled]) -> Targets:
         torch.cat([first.probabilities, second.probabilities], 1),
         torch.cat([first.entropy, second.entropy], 1),
         torch.cat([first.covered, second.covered], 1),
-        first.temperature,
+        torch.cat([first.temperature, second.temperature], 1),
     )
 
 

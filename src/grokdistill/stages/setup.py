@@ -67,9 +67,9 @@ class Material:
         """Stacked weights on the device, in the run's precision."""
         return {name: value.to(self.device, self.dtype) for name, value in stack(weights).items()}
 
-    def fresh(self, shape: Shape, purpose: int = 0) -> Weights:
-        """Stacked initial weights; `purpose` shifts the seed where a run needs a second, independent model."""
-        return self.stacked([initial_weights(shape, seed + purpose) for seed in self.seeds])
+    def fresh(self, shape: Shape, role: str = "") -> Weights:
+        """Stacked initial weights of a role: teachers have none, others are "student" (baselines too) and "joint"."""
+        return self.stacked([initial_weights(shape, seed, role) for seed in self.seeds])
 
     def rows(self, datasets: list[Dataset], query: int, index: list[np.ndarray] | None = None) -> Rows:
         """Rows of all pairs, or of those at `index`, read at one query."""

@@ -13,8 +13,6 @@ from grokdistill.stages.scratch import one_prime
 from grokdistill.stages.setup import Material, Teacher, engine
 from grokdistill.train import Experiment, Taught
 
-RANDOM = 1_000_003  # shifts the seed of the untrained teacher, so that it is not the student's own initial state
-
 
 def experiment(material: Material) -> Experiment:
     """The baseline's experiment, with the teacher's outputs on the same training pairs added."""
@@ -37,7 +35,7 @@ def targets(material: Material, rows: Rows) -> Targets:
     if config.teacher == "random":
         shape = Shape.of(config)
         teacher = Teacher(shape, [])
-        weights = material.fresh(shape, RANDOM)
+        weights = material.fresh(shape, "untrained teacher")
     else:
         weights = material.stacked(teacher.weights)
     queries = engine(config, teacher.shape, config.p1)
