@@ -45,8 +45,8 @@ def soften(logits: Tensor, covered: Tensor, reading: str, value: float) -> tuple
         logits: the teacher's own answers, [seeds, examples, classes].
         covered: bool [seeds, examples], the examples that count for a mean entropy.
         reading: "absolute" (softmax(f/t) on both sides, paper eq. 3), "relative" (logits standardised per example, then
-            multiplied by `value`; the student at 1) or "matched" (as absolute, with the one t per teacher for which its
-            targets' mean entropy over the covered examples is `value` nats).
+            multiplied by `value`; the student at 1) or "matched" (as relative, with the one scale per
+            teacher for which its targets' mean entropy over the covered examples is `value` nats).
         value: t, the scale, or nats.
 
     Raises:
@@ -54,12 +54,10 @@ def soften(logits: Tensor, covered: Tensor, reading: str, value: float) -> tuple
     """
     if reading == "absolute":
         return torch.softmax(logits / value, -1), torch.full_like(logits[..., 0], value)
-    if reading == "relative":
-        centred = logits - logits.mean(-1, keepdim=True)
-        scaled = value * centred / centred.std(-1, correction=0, keepdim=True).clamp_min(1e-12)
-        return torch.softmax(scaled, -1), torch.ones_like(logits[..., 0])
-    temperature = matched_temperature(logits, covered, value)
-    return torch.softmax(logits / temperature, -1), temperature.squeeze(-1).expand(logits.shape[:-1])
+    centred = logits - logits.mean(-1, keepdim=True)
+    standard = centred / centred.std(-1, correction=0, keepdim=True).clamp_min(1e-12)
+    scaled = value * standard if reading == "relative" else standard / matched_temperature(standard, covered, value)
+    return torch.softmax(scaled, -1), torch.ones_like(logits[..., 0])
 
 
 def matched_temperature(logits: Tensor, covered: Tensor, nats: float) -> Tensor:

@@ -122,8 +122,8 @@ def initial_weights(shape: Shape, seed: int, role: str = "") -> dict[str, Tensor
     Matrices are normal with standard deviation `init_scale / sqrt(d_model)` (the unembedding: over sqrt(numbers)), biases
     zero, LayerNorm one and zero; the scheme of Nanda et al. 2023. Each matrix has a generator of its own, keyed by the seed
     and its name, and each token and each logit by the seed and the token alone, so that nothing depends on what else a
-    vocabulary or a model holds. `role` keeps models of one seed apart: a student that began as its teacher began would
-    learn from more than the teacher's outputs.
+    vocabulary or a model holds. So models of one seed and shape begin alike, a student as its teacher did; a `role` sets a
+    second model of a seed apart, as the untrained teacher's.
     """
     deviation = shape.init_scale / math.sqrt(shape.d_model)
 

@@ -189,7 +189,9 @@ class Training(Section):
         description="The short last batch of an epoch: keep it, drop it, or fill it from the next epoch (paper silent).",
     )
     early_stop: Annotated[Int, Field(ge=0)] | None = Field(
-        None, description="Stop this many updates after t_grok, at least `evaluation.hold`; null never stops (paper scale)."
+        None,
+        description="Stop this many updates after t_grok, at least `evaluation.hold`; null never stops (paper scale). Teachers "
+        "never do: their targets gain structure long after they grokked.",
     )
     precision: Literal["float32", "float64"] = Field("float32", description="Type of weights and activations.")
 
@@ -209,8 +211,8 @@ class Temperature(Section):
     reading: Literal["absolute", "relative", "matched"] = Field(
         "relative",
         description="absolute: softmax(f/t) on both sides (eq. 3). relative: teacher logits standardised per example, "
-        "times `value`; the student at t = 1. matched: absolute, with the t that gives a teacher's targets a mean entropy "
-        "of `value` nats.",
+        "times `value`; the student at t = 1. matched: relative, with the one scale per teacher that gives its targets a "
+        "mean entropy of `value` nats.",
     )
     value: Positive = Field(3.0, description="t (absolute), the scale (relative), or the mean entropy in nats (matched).")
 

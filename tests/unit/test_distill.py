@@ -69,15 +69,20 @@ def test_relative_survives_logits_without_spread():
 
 
 @pytest.mark.parametrize("nats", [0.1, 1.0, 1.9])
-def test_matched_gives_the_entropy_asked_for_with_one_temperature_per_teacher(nats):
+def test_matched_gives_the_entropy_asked_for_with_one_scale_per_teacher(nats):
     logits = random_logits(3, 200, 7) * torch.tensor([0.01, 5.0, 5000.0], dtype=torch.float64)[:, None, None]
     probabilities, temperature = soften(logits, known(logits), "matched", nats)
     assert mean_entropy(probabilities) == pytest.approx(nats, rel=1e-8)
-    assert (temperature == temperature[:, :1]).all()
-    each = temperature[:, 0].tolist()
+    assert (temperature == 1.0).all()  # of the student
     for seed in range(3):
-        expected = scipy.special.softmax(logits[seed].numpy() / each[seed], -1)
-        assert np.allclose(probabilities[seed], expected, rtol=1e-7, atol=1e-12)
+        values = logits[seed].numpy()
+        z = (values - values.mean(-1, keepdims=True)) / values.std(-1, keepdims=True)
+
+        def excess(scale, z=z):
+            return scipy.stats.entropy(scipy.special.softmax(scale * z, -1), axis=-1).mean() - nats
+
+        expected = scipy.special.softmax(scipy.optimize.brentq(excess, 1e-3, 1e4, xtol=1e-13) * z, -1)
+        assert np.allclose(probabilities[seed], expected, rtol=1e-6, atol=1e-12)
 
 
 def test_matched_temperature_scales_with_the_logits():

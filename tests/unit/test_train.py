@@ -100,8 +100,7 @@ class Reference:
         self.config, self.data = config, data
         goes_on = config.stage == "continual"
         self.shape = Shape(**(SIZES if goes_on else {name: getattr(config, name) for name in SIZES}))
-        role = {"teachers": "", "joint": "joint"}.get(config.stage, "student")
-        start = sharp(0) if goes_on else initial_weights(self.shape, config.seed, role)
+        start = sharp(0) if goes_on else initial_weights(self.shape, config.seed)
         self.model = load({name: value.double().clone() for name, value in start.items()}, self.shape)
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(
@@ -165,15 +164,16 @@ class Reference:
 
     def soften(self, logits, covered):
         reading, value = self.config.temperature_reading, self.config.temperature
-        if reading == "relative":
+        if reading != "absolute":
             z = (logits - logits.mean(-1, keepdims=True)) / logits.std(-1, keepdims=True)
+            if reading == "matched":
+
+                def excess(log_scale):
+                    soft = scipy.special.softmax(z[covered] * math.exp(log_scale), -1)
+                    return scipy.stats.entropy(soft, axis=-1).mean() - self.config.temperature
+
+                value = math.exp(scipy.optimize.brentq(excess, -8, 8, xtol=1e-13))
             return scipy.special.softmax(value * z, -1), 1.0
-        if reading == "matched":
-
-            def excess(log_t):
-                return scipy.stats.entropy(scipy.special.softmax(logits[covered] / math.exp(log_t), -1), axis=-1).mean() - value
-
-            value = math.exp(scipy.optimize.brentq(excess, -8, 8, xtol=1e-13))
         return scipy.special.softmax(logits / value, -1), value
 
     def cross_entropy(self, logits, labels):

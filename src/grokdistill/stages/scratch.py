@@ -33,7 +33,7 @@ def one_prime(material: Material, datasets: list, fraction: float, other: int | 
     return Experiment(
         config=config,
         engine=queries,
-        weights=material.fresh(shape, "" if other is None else "student"),
+        weights=material.fresh(shape),
         labelled=material.labelled(datasets, query, [dataset.training(fraction) for dataset in datasets]),
         batches=material.streams(train_size(prime, fraction)),
         exams=[material.exam(datasets, query, masks, "train_acc")],

@@ -68,7 +68,7 @@ class Material:
         return {name: value.to(self.device, self.dtype) for name, value in stack(weights).items()}
 
     def fresh(self, shape: Shape, role: str = "") -> Weights:
-        """Stacked initial weights of a role: teachers have none, others are "student" (baselines too) and "joint"."""
+        """Stacked initial weights of the seeds; a second, independent model of a run names its role."""
         return self.stacked([initial_weights(shape, seed, role) for seed in self.seeds])
 
     def rows(self, datasets: list[Dataset], query: int, index: list[np.ndarray] | None = None) -> Rows:
