@@ -182,7 +182,7 @@ class _Recipes:
     def teacher(self, prime: int, op: str, optimizer: str, seed: int, departure: dict[str, Any]) -> Run:
         fraction = self.params.teachers.fraction
         fields = {"stage": "teachers", "p1": prime, "p1_fraction": fraction, "op": op, "method": "scratch", "seed": seed}
-        # A teacher's answers keep gaining structure long after it grokked, so it trains to its end, also where others stop early.
+        # A teacher's answers keep gaining structure long after it grokked: it trains to its end where others stop early.
         fields |= self._training(optimizer, train_size(prime, fraction), fraction) | {"early_stop": None}
         return self._run(fields, {"p1_dataset": self.dataset(prime, seed)}, departure)
 

@@ -205,12 +205,17 @@ def test_the_size_of_the_joint_model_and_the_length_of_continual_runs_stay_in_th
         ("model.init_scale", 0.5),
         ("training.batch_size", 512),
         ("training.precision", "float64"),
-        ("training.early_stop", 500),
         ("evaluation.every", 50),
     ],
 )
 def test_a_shared_setting_changes_every_training_run_and_no_dataset(full, path, value):
     assert changed(full, edited(full, path, value)) == set(fingerprints(full)) - of(full, "datasets")
+
+
+def test_an_early_stop_changes_every_training_run_but_the_teachers(full):
+    """Teachers train to their end; what they teach keeps its teacher and changes by itself."""
+    stopping = changed(full, edited(full, "training.early_stop", 500))
+    assert stopping == set(fingerprints(full)) - of(full, "datasets") - of(full, "teachers")
 
 
 def test_the_size_of_the_model_changes_all_but_the_joint_runs_that_nobody_teaches(full):
@@ -245,7 +250,7 @@ def test_what_is_no_part_of_a_result_changes_no_fingerprint(full, path, value):
 
 def test_the_threshold_counts_where_it_ends_a_run(full):
     stopping = edited(full, "training.early_stop", 500)
-    training = set().union(*(of(full, stage) for stage in TRAINING))
+    training = set().union(*(of(full, stage) for stage in TRAINING if stage != "teachers"))
     assert changed(stopping, edited(stopping, "evaluation.threshold", 0.9)) == training
     assert changed(stopping, edited(stopping, "evaluation.hold", 100)) == training
     assert changed(stopping, edited(stopping, "evaluation.memorized", 0.9)) == set()
