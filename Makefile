@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 IN := . $(VENV)/bin/activate &&
 QUICK := --configfile config/quick.yaml
 
-.PHONY: help setup demo report readme test lint format clean
+.PHONY: help setup demo report readme test bench lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ readme: $(READY) ## write the demo's claims and figure into the README
 
 test: $(READY) ## unit and workflow tests
 	$(IN) OMP_NUM_THREADS=1 python -m pytest
+
+bench: $(READY) ## time a training step against the textbook model, as ratios
+	$(IN) OMP_NUM_THREADS=1 python benchmarks/step.py
 
 lint: $(READY) ## ruff, snakefmt and snakemake --lint
 	$(IN) ruff check . && ruff format --check .

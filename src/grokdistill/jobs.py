@@ -67,7 +67,7 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
         _check_sources(run)
     if threads:
         torch.set_num_threads(threads)
-    _keep_freed_memory()
+    keep_freed_memory()
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     material = _material(plan, runs, chosen)
     try:
@@ -170,7 +170,7 @@ def _csv(curve: dict[str, list[float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next one; otherwise every step's large arrays are mapped and faulted in anew."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
