@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,7 +202,7 @@ def _claims(options: argparse.Namespace) -> None:
         min_n=plan.params.claims.min_n,
     )
     write(plan.results / "claims.csv", frame.to_csv(index=False, lineterminator="\n"))
-    print(claims.format_table(frame))
+    print(", ".join(f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts().items()))
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -218,7 +219,12 @@ def _show(options: argparse.Namespace) -> None:
     path = options.results / "claims.csv"
     if not path.is_file():
         raise DamagedFile(f"{path}: missing; make it with `snakemake claims`")
-    print(claims.format_table(pd.read_csv(path, keep_default_na=False)))
+    frame = pd.read_csv(path, keep_default_na=False)
+    judged = frame[frame["verdict"] != "not run"]
+    print(claims.format_table(judged))
+    rest = frame[frame["verdict"] == "not run"]["claim"]
+    text = f"not run, since their runs are not part of this study ({len(rest)} claims; {path} says what each needs): "
+    print("\n" + textwrap.fill(text + ", ".join(rest), 118, break_on_hyphens=False))
     report = options.results / "report.html"
     print(f"\nfigures: {options.results / 'figures'}\nreport:  {report if report.is_file() else 'not made yet (make report)'}")
 

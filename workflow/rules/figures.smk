@@ -7,7 +7,7 @@ rule draw_figure:
     output:
         png=report(
             f"{RESULTS}/figures/figure-{{number}}.png",
-            caption="../report/figure-{number}.rst",
+            caption="../report/figure.rst",
             category="Figures",
             labels={"figure": "{number}"},
         ),
