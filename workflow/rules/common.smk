@@ -40,7 +40,11 @@ def done(run):
 
 def made_from(wildcards):
     """Markers of what the runs of a job are made from, and of the run before this one in the job, which trains all."""
-    parents = [parent for run in STUDY.together[wildcards.fingerprint] for parent in run.parents.values()]
+    parents = [
+        parent
+        for run in STUDY.together[wildcards.fingerprint]
+        for parent in run.parents.values()
+    ]
     ahead = STUDY.ahead.get(wildcards.fingerprint)
     return list(dict.fromkeys(done(other) for other in (*parents, ahead) if other))
 
