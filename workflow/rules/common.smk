@@ -1,5 +1,4 @@
 # Parameters are checked and runs are enumerated here, once, by the library; rule files only declare.
-import os
 import sys
 from pathlib import Path
 
@@ -8,8 +7,8 @@ from snakemake.exceptions import WorkflowError
 # The library beside this workflow, in every job too, whatever else is installed: a clone runs its own sources.
 SOURCES = Path(workflow.basedir).parent / "src"
 sys.path.insert(0, str(SOURCES))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")])
+shell.prefix(
+    'set -euo pipefail; export PYTHONPATH="%s${{PYTHONPATH:+:$PYTHONPATH}}"; ' % SOURCES
 )
 
 from grokdistill import sources
