@@ -25,6 +25,7 @@ except ParamsError as error:
 
 PLAN = write_plan(STUDY)
 RESULTS = PARAMS.paths.results
+RUNS = {run.fingerprint: run for run in STUDY.runs}
 
 
 wildcard_constraints:
@@ -38,13 +39,14 @@ def done(run):
 
 
 def made_from(wildcards):
-    """Markers of what the runs of a job are made from, and of the run before this one in the job, which trains all."""
-    parents = [
-        parent
-        for run in STUDY.together[wildcards.fingerprint]
-        for parent in run.parents.values()
-    ]
-    ahead = STUDY.ahead.get(wildcards.fingerprint)
+    """Markers of what the runs of a job are made from, and of the run before this one in the job, which trains all.
+
+    A run that is there waits for its own alone: a seed added beside it is no reason to look at it again.
+    """
+    own = RUNS[wildcards.fingerprint]
+    runs = [own] if Path(done(own)).exists() else STUDY.together[own.fingerprint]
+    parents = [parent for run in runs for parent in run.parents.values()]
+    ahead = STUDY.ahead.get(own.fingerprint)
     return list(dict.fromkeys(done(other) for other in (*parents, ahead) if other))
 
 
