@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from grokdistill.plan import Plan, PlannedRun
 
+# As in grokdistill.config, which is not imported here so that --help answers at once.
 STAGES = ("datasets", "teachers", "baselines", "students", "joint", "continual")
 
 

@@ -60,7 +60,6 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
     """
     import torch
 
-    from grokdistill.model import Shape
     from grokdistill.train import Trainer
 
     for run in runs:
@@ -85,10 +84,9 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
         "seeds_in_job": len(runs),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
-    shape = Shape(**vars(experiment.engine.shape))
     for run, outcome in zip(runs, outcomes, strict=True):
         folder = plan.store.folder(run.stage, run.fingerprint)
-        header = {"shape": vars(shape), "config": run.config.model_dump(exclude_none=True)}
+        header = {"shape": vars(experiment.engine.shape), "config": run.config.model_dump(exclude_none=True)}
         save_tensors(folder / CHECKPOINT, outcome.weights, header, "torch")
         write(folder / CURVE, _csv(outcome.curve))
         final = {name: values[-1] for name, values in outcome.curve.items() if math.isfinite(values[-1])}

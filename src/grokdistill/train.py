@@ -115,7 +115,7 @@ class Outcome:
     Attributes:
         curve: column -> values, one per evaluation; `step` is the first column.
         weights: final parameters by name, on the CPU.
-        diverged: first step with a loss or weight that is not finite, or None.
+        diverged: first evaluated step with a weight that is not finite (as a bad loss leaves it), or None.
         facts: numbers of the run that have no step, such as the covered share.
     """
 
