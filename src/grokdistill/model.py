@@ -122,8 +122,8 @@ def initial_weights(shape: Shape, seed: int, role: str = "") -> dict[str, Tensor
     Matrices are normal with standard deviation `init_scale / sqrt(d_model)` (the unembedding: over sqrt(numbers)), biases
     zero, LayerNorm one and zero; the scheme of Nanda et al. 2023. Each matrix has a generator of its own, keyed by the seed
     and its name, and each token and each logit by the seed and the token alone, so that nothing depends on what else a
-    vocabulary or a model holds. So models of one seed and shape begin alike, a student as its teacher did; a `role` sets a
-    second model of a seed apart, as the untrained teacher's.
+    vocabulary or a model holds. Models of one seed, shape and `role` begin alike, as a baseline and the student beside it;
+    another role draws other weights, as a student's that shall not begin where its teacher did.
     """
     deviation = shape.init_scale / math.sqrt(shape.d_model)
 

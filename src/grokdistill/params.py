@@ -264,6 +264,9 @@ class Students(Distillation):
     operators: tuple[Operator, ...] = Field(("add", "sub"), description="Operators.")
     optimizers: tuple[Optimizer, ...] = Field(("adam", "adamw"), description="Optimizers.")
     fractions: tuple[Fraction, ...] = Field((0.35, 0.30, 0.25, 0.20, 0.10), description="Training fractions of p2.")
+    temperature: Temperature = Field(
+        Temperature(reading="matched", value=2.2), description="How targets are softened: alike for every seed's teacher."
+    )
     teacher: Literal["grokked", "ungrokked", "random", "oracle"] = Field(
         "grokked",
         description="grokked: the trained p1 model. Controls: ungrokked (only memorized), random (untrained), "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -291,6 +292,13 @@ class _Recipes:
             raise ParamsError(f"{stage}: field {name} of a run: {first['msg']}, found {first['input']!r}") from None
         if config.d_model and config.d_model % config.n_heads:
             raise ParamsError(f"{stage}: n_heads {config.n_heads} does not divide d_model {config.d_model}")
+        if config.temperature_reading == "matched":
+            answers = min(config.p1, config.p2) if stage == "joint" else config.p1  # each teacher has its prime's
+            if config.temperature >= math.log(answers):
+                raise ParamsError(
+                    f"{stage}.temperature: no targets have a mean entropy of {config.temperature:g} nats (reading: matched): "
+                    f"over {answers} answers it is below ln {answers} = {math.log(answers):.3f}"
+                )
         changed = {name: getattr(config, name) for name in departure if getattr(config, name) != fields[name]}
         shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in changed.items()}
         variant = ",".join(f"{name}={value}" for name, value in sorted(shown.items()))

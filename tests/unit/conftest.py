@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("datasets", "teachers", "baselines", "students", "joint", "continual")
 
+RELATIVE = {"reading": "relative", "value": 3.0}
 TINY = {
     "seeds": [0, 1],
     "primes": {"p1": 7, "p2": 5},
@@ -23,7 +24,7 @@ TINY = {
     "evaluation": {"every": 2, "threshold": 0.95, "hold": 2},
     "teachers": {"fraction": 0.5, "operators": ["add", "sub"], "optimizers": ["adamw"], "min_accuracy": 0.0},
     "baselines": {"operators": ["add", "sub"], "optimizers": ["adamw"], "fractions": [0.4]},
-    "students": {"operators": ["add", "sub"], "optimizers": ["adamw"], "fractions": [0.4]},
+    "students": {"operators": ["add", "sub"], "optimizers": ["adamw"], "fractions": [0.4], "temperature": RELATIVE},
     "joint": {"operators": ["add"], "cells": [{"p1_fraction": 0.5, "fraction": 0.4}], "d_model": 24, "n_heads": 3, "d_mlp": 32},
     "continual": {"operators": ["add"], "fractions": [0.4], "steps": 6},
 }

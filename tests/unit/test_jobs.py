@@ -556,16 +556,6 @@ def test_wrong_parameters_end_the_command_line_with_a_message(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == [tmp_path / "params.yaml"]
 
 
-def test_a_matched_entropy_out_of_reach_ends_the_command_line_with_a_message(study, tiny, capsys):
-    """Seven answers have at most log 7 nats."""
-    tiny = small(tiny, "teachers", "students")
-    tiny["students"]["temperature"] = {"reading": "matched", "value": 2.5}
-    made = study(tiny)
-    made.make("datasets", "teachers")
-    assert made.command("train", made.plan, "--stage", "students") == 1
-    assert "entropy" in capsys.readouterr().err
-
-
 def test_dropout_is_drawn_from_the_runs_seed(study, tiny):
     """The same bytes whether a run is trained first or after others, and other masks for another seed."""
     tiny = small(tiny, "teachers", "baselines")

@@ -2,10 +2,10 @@
 
 import copy
 import json
+import math
 from collections import Counter
 from functools import cache
 from itertools import product
-from math import ceil
 
 import pytest
 
@@ -151,7 +151,8 @@ def test_configurations_say_what_the_design_says(full):
         taught = (config.alpha, config.temperature_reading, config.temperature, config.position)
         if config.method == "distilled":
             position = "operator" if config.stage == "students" and not run.variant else "modulus"
-            assert taught == (full[config.stage]["alpha"], "relative", 3.0, position)
+            temperature = ("matched", 2.2) if config.stage == "students" else ("relative", 3.0)
+            assert taught == (full[config.stage]["alpha"], *temperature, position)
         else:
             assert taught == (None,) * 4
         assert (config.teacher is not None) == (config.stage == "students")
@@ -295,7 +296,7 @@ def test_jobs_hold_seeds_of_one_cell(full):
     for size in (1, 2, 5, 8):
         batches = study(edited(full, "execution.seeds_per_job", size)).batches()
         assert sum(len(batch) for batch in batches) == 555
-        assert len(batches) == 111 * ceil(5 / size)
+        assert len(batches) == 111 * math.ceil(5 / size)
         for batch in batches:
             assert len(batch) <= size
             assert len({(run.config.stage, run.cell) for run in batch}) == 1
@@ -384,6 +385,7 @@ class TestVariants:
             ({"alpha": "much"}, "alpha"),
             ({"position": "last"}, "position"),
             ({"n_heads": 3}, "n_heads"),
+            ({"temperature_reading": "matched"}, "nats"),
             ({"temperature": 0.0}, "temperature"),
             ({"learning_rate": float("nan")}, "learning_rate"),
             ({"alpha": [0.1, 0.5]}, "alpha"),
@@ -417,6 +419,15 @@ class TestVariants:
         """Datasets, teachers, lengths and weight decay follow from these, so a run that only says otherwise would lie."""
         with pytest.raises(ParamsError, match=next(iter(fields))):
             self.runs(tiny, "students", [{"fields": fields, "operators": ["add"]}])
+
+    @pytest.mark.parametrize(("stage", "answers"), [("students", 7), ("joint", 5), ("continual", 7)])
+    def test_a_matched_entropy_is_below_that_of_all_answers_alike(self, tiny, stage, answers):
+        """A teacher of 113 and one of 107 both teach f_M; the p1 teacher alone teaches the others."""
+        tiny[stage]["temperature"] = {"reading": "matched", "value": math.log(answers) - 1e-6}
+        enumerate_runs(validate(tiny))
+        tiny[stage]["temperature"]["value"] = math.log(answers) + 1e-6
+        with pytest.raises(ParamsError, match=f"{stage}.temperature.* {answers} answers"):
+            enumerate_runs(validate(tiny))
 
     def test_a_variant_that_stops_early_knows_what_it_waits_for(self, tiny):
         """A threshold and a hold come with it, or it is refused."""

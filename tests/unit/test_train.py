@@ -100,7 +100,11 @@ class Reference:
         self.config, self.data = config, data
         goes_on = config.stage == "continual"
         self.shape = Shape(**(SIZES if goes_on else {name: getattr(config, name) for name in SIZES}))
-        start = sharp(0) if goes_on else initial_weights(self.shape, config.seed)
+        start = (
+            sharp(0)
+            if goes_on
+            else initial_weights(self.shape, config.seed, {"teachers": "p1", "joint": "f_M"}.get(config.stage, "p2"))
+        )
         self.model = load({name: value.double().clone() for name, value in start.items()}, self.shape)
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(

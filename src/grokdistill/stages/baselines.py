@@ -9,4 +9,4 @@ from grokdistill.train import Experiment
 
 def experiment(material: Material) -> Experiment:
     """A fresh model on a fraction of p2, with labels; measured also by which answers p1 shares."""
-    return one_prime(material, material.p2, material.config.fraction, other=material.config.p1)
+    return one_prime(material, material.p2, material.config.fraction, other=material.config.p1, role="p2")

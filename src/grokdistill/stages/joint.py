@@ -62,7 +62,7 @@ def experiment(material: Material) -> Experiment:
     return Experiment(
         config=config,
         engine=queries,
-        weights=material.fresh(shape),
+        weights=material.fresh(shape, "f_M"),
         labelled=pool if config.method == "supervised" or config.alpha < 1 else None,
         taught=taught,
         batches=streams(material, sizes),

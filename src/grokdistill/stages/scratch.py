@@ -8,13 +8,14 @@ from grokdistill.stages.setup import Material, engine, tokens
 from grokdistill.train import Experiment
 
 
-def one_prime(material: Material, datasets: list, fraction: float, other: int | None) -> Experiment:
+def one_prime(material: Material, datasets: list, fraction: float, other: int | None, role: str) -> Experiment:
     """A fresh model on a fraction of one prime's pairs (paper §3).
 
     Args:
         datasets: one per seed, of the prime that is learned.
         fraction: training fraction.
         other: a second modulus, by which test pairs are split into same and different answers; None for teachers.
+        role: sets the initial weights of one seed's models apart.
     """
     config = material.config
     prime = datasets[0].prime
@@ -33,7 +34,7 @@ def one_prime(material: Material, datasets: list, fraction: float, other: int | 
     return Experiment(
         config=config,
         engine=queries,
-        weights=material.fresh(shape),
+        weights=material.fresh(shape, role),
         labelled=material.labelled(datasets, query, [dataset.training(fraction) for dataset in datasets]),
         batches=material.streams(train_size(prime, fraction)),
         exams=[material.exam(datasets, query, masks, "train_acc")],

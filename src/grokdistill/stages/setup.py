@@ -67,8 +67,8 @@ class Material:
         """Stacked weights on the device, in the run's precision."""
         return {name: value.to(self.device, self.dtype) for name, value in stack(weights).items()}
 
-    def fresh(self, shape: Shape, role: str = "") -> Weights:
-        """Stacked initial weights of the seeds; a second, independent model of a run names its role."""
+    def fresh(self, shape: Shape, role: str) -> Weights:
+        """Stacked initial weights of the seeds, independent between roles: p1's models, p2's, f_M, the untrained teacher."""
         return self.stacked([initial_weights(shape, seed, role) for seed in self.seeds])
 
     def rows(self, datasets: list[Dataset], query: int, index: list[np.ndarray] | None = None) -> Rows:

@@ -17,7 +17,7 @@ from grokdistill.train import Experiment, Taught
 def experiment(material: Material) -> Experiment:
     """The baseline's experiment, with the teacher's outputs on the same training pairs added."""
     config = material.config
-    base = one_prime(material, material.p2, config.fraction, other=config.p1)
+    base = one_prime(material, material.p2, config.fraction, other=config.p1, role="p2")
     pool = base.labelled.rows
     # At the modulus position the teacher reads its own modulus token, the student its own.
     rows = Rows(pool.a, pool.b, torch.full_like(pool.query, base.engine.query(config.position, config.p2)))

@@ -9,4 +9,4 @@ from grokdistill.train import Experiment
 
 def experiment(material: Material) -> Experiment:
     """A fresh model on a fraction of p1, with labels."""
-    return one_prime(material, material.p1, material.config.p1_fraction, other=None)
+    return one_prime(material, material.p1, material.config.p1_fraction, other=None, role="p1")
