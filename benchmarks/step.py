@@ -1,30 +1,36 @@
-"""How fast one training step is, as ratios taken side by side in one run: `make bench`.
+"""How fast one training step is, as ratios measured side by side in one run: `make bench`.
 
-This engine against the textbook full-sequence model (scaled_dot_product_attention, fused AdamW) with the same sizes, batch and
-loss; the time that the machine's own matrix product needs for the same multiplications; a distilled step against a plain one.
+This engine against the textbook full-sequence PyTorch model (scaled_dot_product_attention) and, where it is installed,
+TransformerLens 2.x's HookedTransformer: the same sizes, batch, loss and optimizer (fused AdamW). Also the time that the
+machine's own matrix product needs for the same multiplications, and a distilled step against a plain one.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from about import about, save
 
 from grokdistill.engine import Engine, Rows, stack
 from grokdistill.jobs import keep_freed_memory
 from grokdistill.losses import entropy, kl_to_targets, stablemax_cross_entropy
 from grokdistill.model import Shape, initial_weights, load
 
+try:
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+except ImportError:  # needs numpy below 2, hence an environment of its own
+    HookedTransformer = None
+
 PRIME = 113
+Step = Callable[[], None]
 
 
-def interleaved(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+def interleaved(steps: dict[str, Step], rounds: int) -> dict[str, float]:
     """Median seconds of each step, taken in turn so that a drift of the machine's speed hits all alike."""
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 2):
@@ -36,7 +42,19 @@ def interleaved(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, 
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def make_steps(batch: int) -> dict[str, Callable[[], None]]:
+def training(parameters: list, loss: Callable[[], torch.Tensor]) -> Step:
+    """One update of these parameters."""
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=1.0, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+def make_steps(batch: int) -> dict[str, Step]:
     """The steps to compare."""
     shape = Shape()
     start = initial_weights(shape, 0)
@@ -44,19 +62,11 @@ def make_steps(batch: int) -> dict[str, Callable[[], None]]:
     labels = (a + b) % PRIME
     targets = torch.softmax(torch.randn(1, batch, shape.numbers, generator=torch.Generator().manual_seed(2)), -1)
     known, ones = entropy(targets), torch.ones(1, batch)
+    ends = torch.tensor([shape.token("add"), shape.token(f"mod {PRIME}")]).expand(batch, 2)
+    tokens = torch.cat([a[0, :, None], b[0, :, None], ends], 1)
     engine = Engine(shape, "add", (PRIME,))
 
-    def training(parameters: list, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=1.0, fused=True)
-
-        def step() -> None:
-            optimizer.zero_grad()
-            loss().backward()
-            optimizer.step()
-
-        return step
-
-    def ours(distilled: bool) -> Callable[[], None]:
+    def ours(distilled: bool) -> Step:
         weights = {name: value.requires_grad_() for name, value in stack([start]).items()}
         query = torch.full_like(a, engine.query("modulus", PRIME))
         rows = Rows(a, b, query)
@@ -70,10 +80,7 @@ def make_steps(batch: int) -> dict[str, Callable[[], None]]:
 
         return training(list(weights.values()), loss)
 
-    def textbook() -> Callable[[], None]:
-        model = load({name: value.clone() for name, value in start.items()}, shape).train()
-        ends = torch.tensor([shape.token("add"), shape.token(f"mod {PRIME}")]).expand(batch, 2)
-        tokens = torch.cat([a[0, :, None], b[0, :, None], ends], 1)
+    def full_sequence(model: torch.nn.Module) -> Step:
         return training(list(model.parameters()), lambda: stablemax_cross_entropy(model(tokens)[:, -1], labels[0]))
 
     d, h, n = shape.d_model, shape.d_mlp, shape.numbers
@@ -83,39 +90,58 @@ def make_steps(batch: int) -> dict[str, Callable[[], None]]:
         for x, w, grad in products:
             _ = x @ w, grad @ w.T, x.T @ grad
 
-    return {"engine": ours(False), "engine, distilled": ours(True), "textbook": textbook(), "matrix products alone": multiply}
+    steps = {
+        "engine": ours(False),
+        "engine, distilled": ours(True),
+        "textbook": full_sequence(load({name: value.clone() for name, value in start.items()}, shape).train()),
+        "matrix products alone": multiply,
+    }
+    if HookedTransformer:
+        config = HookedTransformerConfig(
+            n_layers=1,
+            d_model=d,
+            n_heads=shape.n_heads,
+            d_head=d // shape.n_heads,
+            d_mlp=h,
+            n_ctx=4,
+            act_fn="relu",
+            normalization_type=None,
+            d_vocab=len(shape.vocabulary),
+            d_vocab_out=n,
+            device="cpu",
+            seed=0,
+        )
+        steps["HookedTransformer"] = full_sequence(HookedTransformer(config).train())
+    return steps
+
+
+def measure(batch: int, rounds: int, threads: int) -> dict[str, object]:
+    """Medians and ratios with so many threads."""
+    torch.set_num_threads(threads)
+    seconds = interleaved(make_steps(batch), rounds)
+    peers = {name: f"engine over {name}, steps per second" for name in ("textbook", "HookedTransformer") if name in seconds}
+    ratios = {title: seconds[name] / seconds["engine"] for name, title in peers.items()}
+    ratios["share of the matrix product rate"] = seconds["matrix products alone"] / seconds["engine"]
+    ratios["a distilled step over a plain one"] = seconds["engine, distilled"] / seconds["engine"]
+    print(f"\nbatch {batch}, {threads} thread{'s' * (threads > 1)}, median of {rounds}")
+    for name, value in seconds.items():
+        print(f"  {name:44} {1000 * value:8.2f} ms")
+    for name, value in ratios.items():
+        print(f"  {name:44} {value:8.2f}")
+    milliseconds = {name: 1000 * value for name, value in seconds.items()}
+    return {"threads": threads, "milliseconds": milliseconds, "ratios": ratios}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step.json"))
+    parser.add_argument("--batch", type=int, default=2048, help="examples per update (default: 2048, as the paper)")
+    parser.add_argument("--rounds", type=int, default=40, help="updates of each, taken in turn (default: 40)")
+    parser.add_argument("--threads", type=int, nargs="+", help="CPU threads (default: 1, then all)")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     keep_freed_memory()
-    seconds = interleaved(make_steps(options.batch), options.rounds)
-    ratios = {
-        "engine over textbook, steps per second": seconds["textbook"] / seconds["engine"],
-        "share of the matrix product rate": seconds["matrix products alone"] / seconds["engine"],
-        "a distilled step over a plain one": seconds["engine, distilled"] / seconds["engine"],
-    }
-    about = {
-        "batch": options.batch,
-        "rounds": options.rounds,
-        "threads": options.threads,
-        "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-    }
-    for name, value in seconds.items():
-        print(f"{name:24} {1000 * value:8.2f} ms a step")
-    for name, value in ratios.items():
-        print(f"{name:40} {value:.2f}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        json.dumps({"about": about, "milliseconds": {k: 1000 * v for k, v in seconds.items()}, "ratios": ratios}, indent=1)
-    )
+    counts = options.threads or sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()})
+    found = [measure(options.batch, options.rounds, threads) for threads in counts]
+    save("step", {"about": about(batch=options.batch, rounds=options.rounds), "steps": found})
 
 
 if __name__ == "__main__":
