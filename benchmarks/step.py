@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from about import about, save
@@ -21,23 +22,25 @@ from grokdistill.jobs import keep_freed_memory
 from grokdistill.losses import entropy, kl_to_targets, stablemax_cross_entropy
 from grokdistill.model import Shape, initial_weights, load
 
-try:
+HookedTransformer = None
+if find_spec("transformer_lens"):  # needs numpy below 2, hence an environment of its own
     from transformer_lens import HookedTransformer, HookedTransformerConfig
-except ImportError:  # needs numpy below 2, hence an environment of its own
-    HookedTransformer = None
 
 PRIME = 113
+IN_A_ROW = 4
 Step = Callable[[], None]
 
 
 def interleaved(steps: dict[str, Step], rounds: int) -> dict[str, float]:
-    """Median seconds of each step, taken in turn so that a drift of the machine's speed hits all alike."""
+    """Median seconds of each step. Each takes a few in a row, as training does, then the next has its turn, so that a drift of
+    the machine's speed hits all alike."""
     taken: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 2):
+    for _ in range(rounds):
         for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn >= 2:  # after a warm-up
+            step()  # finds the caches as its predecessor left them
+            for _ in range(IN_A_ROW):
+                start = time.perf_counter()
+                step()
                 taken[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in taken.items()}
 
@@ -123,7 +126,7 @@ def measure(batch: int, rounds: int, threads: int) -> dict[str, object]:
     ratios = {title: seconds[name] / seconds["engine"] for name, title in peers.items()}
     ratios["share of the matrix product rate"] = seconds["matrix products alone"] / seconds["engine"]
     ratios["a distilled step over a plain one"] = seconds["engine, distilled"] / seconds["engine"]
-    print(f"\nbatch {batch}, {threads} thread{'s' * (threads > 1)}, median of {rounds}")
+    print(f"\nbatch {batch}, {threads} thread{'s' * (threads > 1)}, median of {IN_A_ROW * rounds}")
     for name, value in seconds.items():
         print(f"  {name:44} {1000 * value:8.2f} ms")
     for name, value in ratios.items():
@@ -135,13 +138,15 @@ def measure(batch: int, rounds: int, threads: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=2048, help="examples per update (default: 2048, as the paper)")
-    parser.add_argument("--rounds", type=int, default=40, help="updates of each, taken in turn (default: 40)")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of four updates each (default: 15)")
     parser.add_argument("--threads", type=int, nargs="+", help="CPU threads (default: 1, then all)")
     options = parser.parse_args()
     keep_freed_memory()
-    counts = options.threads or sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()})
+    counts = options.threads or sorted(
+        {1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+    )
     found = [measure(options.batch, options.rounds, threads) for threads in counts]
-    save("step", {"about": about(batch=options.batch, rounds=options.rounds), "steps": found})
+    save("step", {"about": about(batch=options.batch, updates=IN_A_ROW * options.rounds), "steps": found})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, layer_norm
+from torch.nn.functional import embedding, layer_norm, one_hot
 
 from grokdistill.model import MODULUS_POSITION, OPERATOR_POSITION, Shape, Transformer
 
@@ -74,12 +74,13 @@ class Engine:
 
     def _factored(self, weights: Weights, rows: Rows) -> Tensor:
         shape = self.shape
-        seeds, heads, numbers = rows.a.shape[0], shape.n_heads, shape.numbers
+        heads, numbers = shape.n_heads, shape.numbers
         width = shape.d_model // heads
         queries = 1 + len(self.tokens)
         embed, position = weights["embedding.weight"], weights["position.weight"]
         # The residual stream before the block: number tables at positions 0 and 1, one row per read position.
-        read = torch.cat([embed[:, [self.op]] + position[:, 2:3], embed[:, self.tokens] + position[:, 3:4]], 1)
+        moduli = torch.cat([embed[:, token : token + 1] for token in self.tokens], 1) + position[:, 3:4]
+        read = torch.cat([embed[:, self.op : self.op + 1] + position[:, 2:3], moduli], 1)
         table = torch.cat([embed[:, :numbers] + position[:, 0:1], embed[:, :numbers] + position[:, 1:2], read], 1)
         before = self._norm(weights, table, "blocks.0.norm_attention") if shape.norm == "before" else table
         keys = before @ weights["blocks.0.attention.key.weight"].mT
@@ -88,20 +89,20 @@ class Engine:
         # Scores of every query against every table row: [seeds, queries, table, heads].
         split = (heads, width)
         scores = torch.einsum("sqhw,sthw->sqth", asked.unflatten(-1, split), keys.unflatten(-1, split)) / math.sqrt(width)
-        at = torch.arange(seeds, device=rows.a.device)[:, None]
-        own = at * queries + rows.query
-        # The table rows that each example attends to: a's, b's, the operator's, and its own.
-        op_row = 2 * numbers
-        size = table.shape[1]
-        operator = torch.full_like(rows.a, op_row)
-        attended = torch.stack([rows.a, rows.b + numbers, operator, rows.query + op_row], -1)
-        score = embedding(own[..., None] * size + attended, scores.reshape(-1, heads))  # [seeds, rows, 4, heads]
-        # At the operator position, the operator's row is its own: it counts once.
-        twice = _OWN.to(own.device) & (rows.query == self.OPERATOR)[..., None]
-        weight = score.masked_fill(twice[..., None], -math.inf).softmax(-2)
-        mixed = _Mix.apply(weight, attended + (at * size)[..., None], values)
-        x = embedding(own, read.reshape(-1, shape.d_model))
-        x = torch.baddbmm(x, mixed, weights["blocks.0.attention.output.weight"].mT)
+        on_a, on_b, on_read = scores.split([numbers, numbers, queries], 2)
+        attended = [
+            _Lookup.apply(part.flatten(1, 2), rows.query * numbers + at) for part, at in ((on_a, rows.a), (on_b, rows.b))
+        ]
+        # Of the read rows, an example attends to the operator's and its own; at the operator position they are one.
+        choice = one_hot(rows.query, queries).to(embed.dtype)
+        seen = (choice + (torch.arange(queries, device=choice.device) == self.OPERATOR)) > 0
+        on_read = (choice @ on_read.flatten(2)).unflatten(-1, (queries, heads)).masked_fill(~seen[..., None], -math.inf)
+        weight = torch.cat([*(part.unsqueeze(2) for part in attended), on_read], 2).softmax(2)
+        # There are so few read rows that they pass through the output matrix as a table, beside the residual stream.
+        output = weights["blocks.0.attention.output.weight"].mT
+        passed = (values[:, -queries:].unflatten(-1, split).transpose(1, 2) @ output.unflatten(1, split)).transpose(1, 2)
+        x = torch.cat([choice, weight[:, :, 2:].flatten(2)], 2) @ torch.cat([read, passed.flatten(1, 2)], 1)
+        x = torch.baddbmm(x, _Mix.apply(weight[:, :, :2], values[:, : 2 * numbers], rows.a, rows.b + numbers), output)
         if shape.norm == "after":
             x = self._norm(weights, x, "blocks.0.norm_attention")
         inner = self._norm(weights, x, "blocks.0.norm_mlp") if shape.norm == "before" else x
@@ -135,38 +136,65 @@ class Engine:
         return every.gather(2, where[..., None, None].expand(-1, -1, 1, every.shape[-1])).squeeze(2)
 
 
-class _Mix(torch.autograd.Function):
-    """Attention-weighted sum of table rows per head, with in-place arithmetic instead of a [rows, 4, d] intermediate.
+def gather_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Rows [seeds, n, d] of a table [seeds, size, d] at `index` [seeds, n]."""
+    first = torch.arange(table.shape[0], device=table.device)[:, None] * table.shape[1]
+    return embedding(index + first, table.reshape(-1, table.shape[-1]))
 
-    Args (of `apply`): weight [seeds, rows, 4, heads]; index int64 [seeds, rows, 4] into the flattened values; values
-    [seeds, table, d]. Returns [seeds, rows, d].
+
+def add_rows(index: Tensor, rows: Tensor, size: int) -> Tensor:
+    """The gradient of `gather_rows`: rows [seeds, n, d] summed by `index` [seeds, n] into [seeds, size, d].
+
+    On a GPU as a matrix product, since a sum by index there runs in an order that changes from run to run.
+    """
+    if rows.is_cuda:
+        return one_hot(index, size).to(rows.dtype).mT @ rows
+    total = rows.new_zeros(rows.shape[0] * size, rows.shape[-1])
+    first = torch.arange(rows.shape[0])[:, None] * size
+    return total.index_add_(0, (index + first).flatten(), rows.flatten(0, 1)).unflatten(0, (-1, size))
+
+
+class _Lookup(torch.autograd.Function):
+    """`gather_rows`, with `add_rows` as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = table.shape[1]
+        return gather_rows(table, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return add_rows(*ctx.saved_tensors, grad, ctx.size), None
+
+
+class _Mix(torch.autograd.Function):
+    """Attention-weighted sum of table rows per head, with in-place arithmetic instead of a [rows, attended, d] intermediate.
+
+    Args (of `apply`): weight [seeds, rows, attended, heads]; table [seeds, size, d]; then, for each attended row, its place in
+    the table, int64 [seeds, rows]. Returns [seeds, rows, d].
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, index: Tensor, values: Tensor) -> Tensor:
-        split = (weight.shape[-1], -1)
-        flat = values.reshape(-1, values.shape[-1])
-        mixed = None
-        for part, weights in zip(index.unbind(-1), weight.unbind(-2), strict=True):
-            term = embedding(part, flat).unflatten(-1, split)
-            mixed = term.mul_(weights[..., None]) if mixed is None else mixed.addcmul_(term, weights[..., None])
-        ctx.save_for_backward(weight, index, values)
+    def forward(ctx: Any, weight: Tensor, table: Tensor, *places: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, table, *places)
+        split, mixed = (weight.shape[-1], -1), None
+        for at, part in zip(places, weight.unbind(2), strict=True):
+            term, by = gather_rows(table, at).unflatten(-1, split), part.unsqueeze(-1)
+            mixed = term.mul_(by) if mixed is None else mixed.addcmul_(term, by)
         return mixed.flatten(-2)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
-        weight, index, values = ctx.saved_tensors
-        split = (weight.shape[-1], -1)
-        flat = values.reshape(-1, values.shape[-1])
-        grad_values = torch.zeros_like(flat)
-        grad_heads = grad.unflatten(-1, split)
-        grad_weight = torch.empty_like(weight)
-        for place, (part, weights) in enumerate(zip(index.unbind(-1), weight.unbind(-2), strict=True)):
-            term = embedding(part, flat).unflatten(-1, split).mul_(grad_heads)
-            torch.sum(term, -1, out=grad_weight[:, :, place])
-            torch.mul(grad_heads, weights[..., None], out=term)
-            grad_values.index_add_(0, part.reshape(-1), term.reshape(-1, flat.shape[-1]))
-        return grad_weight, None, grad_values.view_as(values)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, table, *places = ctx.saved_tensors
+        grad = grad.unflatten(-1, (weight.shape[-1], -1))
+        grad_weight, grad_table = torch.empty_like(weight), None
+        for at, part, grad_part in zip(places, weight.unbind(2), grad_weight.unbind(2), strict=True):
+            term = gather_rows(table, at).view_as(grad).mul_(grad)
+            torch.sum(term, -1, out=grad_part)
+            added = add_rows(at, torch.mul(grad, part.unsqueeze(-1), out=term).flatten(-2), table.shape[1])
+            grad_table = added if grad_table is None else grad_table.add_(added)
+        return grad_weight, grad_table, *(None for _ in places)
 
 
 class _ResidualMLP(torch.autograd.Function):
@@ -189,9 +217,6 @@ class _ResidualMLP(torch.autograd.Function):
         torch.ops.aten.threshold_backward.grad_input(grad_hidden, hidden, 0, grad_input=grad_hidden)
         grad_w1, grad_w2 = torch.bmm(grad_hidden.mT, inner), torch.bmm(grad.mT, hidden)
         return grad, torch.bmm(grad_hidden, w1), grad_w1, grad_hidden.sum(1), grad_w2, grad.sum(1)
-
-
-_OWN = torch.tensor([False, False, False, True])
 
 
 def stack(weights: list[Weights]) -> Weights:

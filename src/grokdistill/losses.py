@@ -18,34 +18,33 @@ def log_stablemax(logits: Tensor, dim: int = -1) -> Tensor:
 
 
 class _StableMaxCrossEntropy(torch.autograd.Function):
-    """Per-example -log StableMax in fp64, with the gradient written out.
+    """Per-example -log StableMax, with the gradient written out; sums and the loss in fp64.
 
-    With s(x) = exp(g(x)), that is 1 + x for x >= 0 and 1 / (1 - x) below, the loss is log sum_j s(x_j) - g(x_y). Its
-    derivative is s'(x_j) / sum s - [j = y] / (1 + |x_y|). Since s' is 1 where s >= 1 and s^2 elsewhere, it is min(s, 1)^2: no
-    exponential and no logarithm per logit, and no division by anything smaller than 1.
+    With s(x) = exp(g(x)), that is 1 + x for x >= 0 and 1 / (1 - x) below, and r the sum of s over the wrong classes, the loss
+    is log(1 + r / s_y). Its derivatives are s'(x_j) / (r + s_y) for a wrong class and -s'(x_y) r / (s_y (r + s_y)) for the
+    right one. Since s' is 1 where s >= 1 and s^2 elsewhere, it is min(s, 1)^2: no exponential and no logarithm per logit. No
+    term is a difference of near-equal numbers (1 - p of a confident model), so s itself keeps the logits' precision.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        x = logits.to(torch.float64, copy=True)
         index = targets.unsqueeze(-1)
-        picked = x.gather(-1, index).squeeze(-1)
-        s = x.clamp(max=0).neg_().add_(1).reciprocal_().add_(x.clamp_(min=0))
-        total = s.sum(-1)
-        ctx.save_for_backward(s, total, index, picked)
-        ctx.dtype = logits.dtype
-        return total.log() - torch.sign(picked) * torch.log1p(picked.abs())
+        s = logits.clamp(max=0).neg_().add_(1).reciprocal_().add_(logits.clamp(min=0))
+        right = s.gather(-1, index).double()
+        wrong = s.scatter_(-1, index, 0).sum(-1, keepdim=True, dtype=torch.float64)
+        ctx.save_for_backward(s, right, wrong, index)
+        return torch.log1p(wrong / right).squeeze(-1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        s, total, index, picked = ctx.saved_tensors
-        slope = s.clamp(max=1).square_().mul_((grad / total).unsqueeze(-1))
-        slope.scatter_add_(-1, index, (-grad / (1 + picked.abs())).unsqueeze(-1))
-        return slope.to(ctx.dtype), None
+        s, right, wrong, index = ctx.saved_tensors
+        share = grad.unsqueeze(-1) / (wrong + right)
+        slope = s.clamp(max=1).square_().mul_(share.to(s.dtype))
+        return slope.scatter_(-1, index, (-share * right.clamp(max=1) ** 2 * wrong / right).to(s.dtype)), None
 
 
 def stablemax_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """StableMax cross-entropy (paper eq. 1), computed in fp64.
+    """StableMax cross-entropy (paper eq. 1), fp64 whatever the logits' precision.
 
     Args:
         logits: floating [..., classes].

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from grokdistill.engine import Engine, Rows, unstack
 from grokdistill.losses import CROSS_ENTROPY, kl_to_targets
 from grokdistill.measures import grokking_time
 from grokdistill.probes import fourier_gini, weight_norm
+from grokdistill.replay import Replayed
 
 if TYPE_CHECKING:
     from grokdistill.batches import Batches
@@ -137,19 +139,22 @@ class Progress:
 
 
 class Trainer:
-    """Trains one experiment."""
+    """Trains one experiment. On a GPU an update is captured once per batch length and replayed as a CUDA graph."""
 
     def __init__(self, experiment: Experiment, device: torch.device) -> None:
         self.experiment, self.device = experiment, device
-        self.config = experiment.config
+        self.config = config = experiment.config
         self.weights = {name: value.clone().requires_grad_() for name, value in experiment.weights.items()}
-        config = self.config
+        self.parameters = list(self.weights.values())
+        on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
-            list(self.weights.values()),
-            lr=config.learning_rate,
+            self.parameters,
+            # Where updates are captured, the rate is read from the device: it changes while warming up.
+            lr=torch.tensor(config.learning_rate, device=device) if on_gpu else config.learning_rate,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             fused=True,
+            capturable=on_gpu,
         )
         self.cross_entropy = CROSS_ENTROPY[config.loss]
         self.alpha = config.alpha or 0.0
@@ -157,19 +162,17 @@ class Trainer:
         self.used = torch.tensor([token in set(experiment.tokens) for token in vocabulary], device=device)
         self.read = sum(token.isdigit() for token in experiment.tokens)
         self.seeds = next(iter(experiment.weights.values())).shape[0]
+        # Dropout's masks are drawn from a key per step, which a captured update could not change.
+        self.step = Replayed(self.update, self.untouched) if on_gpu and experiment.engine.factored else self.update
 
     def run(self, report: Callable[[Progress], None] | None = None) -> list[Outcome]:
         """Train to the end, or to the early stop; one outcome per seed, in the experiment's order."""
         config, started = self.config, time.monotonic()
         history = [self.evaluate(0)]
-        loss_sums = torch.zeros(2, self.seeds, dtype=torch.float64, device=self.device)
         outcomes: dict[int, Outcome] = {}
-        for step in range(1, config.steps + 1):
-            loss_sums += self.update(step)
-            if step % config.eval_every and step != config.steps:
-                continue
-            history.append(row := self.evaluate(step, loss_sums))
-            loss_sums.zero_()
+        for start in range(0, config.steps, config.eval_every):
+            step = min(start + config.eval_every, config.steps)
+            history.append(row := self.evaluate(step, self.train(start, step)))
             # A seed ends at its own step, whatever the seeds beside it still do.
             for seed in range(self.seeds):
                 if seed not in outcomes and (step == config.steps or self.ended(history, seed)):
@@ -181,13 +184,34 @@ class Trainer:
                 break
         return [outcomes[seed] for seed in range(self.seeds)]
 
-    def update(self, step: int) -> Tensor:
-        """One optimizer update; step counts from 1. Returns the loss parts per seed, float64 [2, seeds]."""
-        experiment, alpha = self.experiment, self.alpha
+    def train(self, start: int, stop: int) -> Tensor:
+        """The updates after step `start` up to step `stop`, without waiting for the device in between.
+
+        Returns the loss parts per seed summed over these updates, float64 [2, seeds].
+        """
+        experiment = self.experiment
+        total = torch.zeros(2, self.seeds, dtype=torch.float64, device=self.device)
+        drawn = self.draw(experiment.batches, start, stop)
+        kl_drawn = drawn if experiment.kl_batches is None else self.draw(experiment.kl_batches, start, stop)
+        for step, picks, kl_picks in zip(range(start + 1, stop + 1), drawn, kl_drawn, strict=True):
+            self.set_rate(self.config.learning_rate * min(1.0, step / max(1, self.config.warmup_steps)))
+            total += self.step(picks, kl_picks, *self.dropout_keys(step))
+        return total
+
+    def set_rate(self, rate: float) -> None:
+        """The optimizer's learning rate from here on."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * min(1.0, step / max(1, self.config.warmup_steps))
-        picks = self.draw(experiment.batches, step)
-        kl_picks = picks if experiment.kl_batches is None else self.draw(experiment.kl_batches, step)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def update(self, picks: Tensor, kl_picks: Tensor, *dropout_keys: int) -> Tensor:
+        """One optimizer update on the examples at these numbers, int64 [seeds, batch].
+
+        Returns the loss parts per seed, float64 [2, seeds].
+        """
+        experiment, alpha = self.experiment, self.alpha
         labelled, taught = experiment.labelled, experiment.taught
         parts = []
         if labelled:
@@ -195,7 +219,7 @@ class Trainer:
         if taught and not taught.same_rows:
             parts.append(taught.rows.pick(kl_picks))
         rows = parts[0] if len(parts) == 1 else Rows(*(torch.cat(pair, 1) for pair in zip(*map(_fields, parts))))
-        logits = experiment.engine.logits(self.weights, rows, self.dropout_keys(step))
+        logits = experiment.engine.logits(self.weights, rows, list(dropout_keys) or None)
         loss = torch.zeros(2, self.seeds, dtype=torch.float64, device=self.device)
         terms = []
         if labelled:
@@ -215,20 +239,34 @@ class Trainer:
             kl = (kl * targets.covered.gather(1, kl_picks)).mean(1).double()
             terms.append(alpha * kl)
             loss[1] = kl.detach()
-        self.optimizer.zero_grad(set_to_none=True)
-        sum(terms).sum().backward()
+        gradients = torch.autograd.grad(sum(terms).sum(), self.parameters)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient.contiguous()  # the fused optimizer reads memory in the parameter's order
         self.optimizer.step()
         return loss
 
-    def dropout_keys(self, step: int) -> list[int] | None:
-        """What dropout is drawn from at a step, per seed; None without dropout."""
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Take back, at the end, what updates inside did to the weights and the optimizer."""
+        before = [parameter.detach().clone() for parameter in self.parameters]
+        yield
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, before, strict=True):
+                parameter.copy_(value)
+                for tensor in self.optimizer.state[parameter].values():
+                    tensor.zero_()
+
+    def dropout_keys(self, step: int) -> list[int]:
+        """What dropout is drawn from at a step, per seed; empty without dropout."""
         if not self.experiment.engine.shape.dropout:
-            return None
+            return []
         return [int(generator(stream.seed, "dropout", step).integers(2**62)) for stream in self.experiment.batches]
 
-    def draw(self, streams: list[Batches], step: int) -> Tensor:
-        """The step's example numbers, int64 [seeds, batch]."""
-        return torch.from_numpy(np.stack([stream(step - 1) for stream in streams])).to(self.device, non_blocking=True)
+    def draw(self, streams: list[Batches], start: int, stop: int) -> tuple[Tensor, ...]:
+        """The example numbers of the updates after `start` up to `stop`, each int64 [seeds, batch], sent in one go."""
+        batches = [np.stack([stream(step) for stream in streams]) for step in range(start, stop)]
+        together = torch.from_numpy(np.concatenate(batches, 1)).to(self.device)
+        return together.split([batch.shape[1] for batch in batches], 1)
 
     @torch.no_grad()
     def evaluate(self, step: int, loss_sums: Tensor | None = None) -> dict[str, list[float]]:

@@ -1,6 +1,7 @@
 """Losses against their definitions, written out."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -136,9 +137,24 @@ def test_stablemax_cross_entropy_at_edges(dtype):
     values = logits[0].tolist()
     total = math.fsum(map(s, values))
     for y, at in enumerate(values):
-        assert losses[y].item() == pytest.approx(math.log(total) - g(at), rel=1e-12)
+        # Each term is rounded to the logits' precision, the sum and its logarithm are not.
+        assert losses[y].item() == pytest.approx(math.log(total) - g(at), rel=1e-12 if dtype == torch.float64 else 1e-7)
         expected = [slope(x) / total - (j == y) * slope(at) / s(at) for j, x in enumerate(values)]
         assert found[y].tolist() == pytest.approx(expected, rel=1e-6, abs=1e-37)
+
+
+def test_stablemax_cross_entropy_of_a_confident_model_in_single_precision():
+    """Where p is 1 to eight digits, loss and gradient still have theirs: against exact rational arithmetic."""
+    values = [Fraction(x) for x in (5e7, -4e3, -7e5, -0.25, -9e6)]
+    terms = [1 + x if x >= 0 else 1 / (1 - x) for x in values]
+    slopes = [min(term, 1) ** 2 for term in terms]
+    total, wrong = sum(terms), sum(terms[1:])
+    logits = torch.tensor([list(map(float, values))], dtype=torch.float32, requires_grad=True)
+    loss = stablemax_cross_entropy(logits, torch.tensor([0]))
+    (found,) = torch.autograd.grad(loss, logits)
+    assert loss.item() == pytest.approx(math.log1p(wrong / terms[0]), rel=1e-6)
+    expected = [-wrong / (total * terms[0]), *(slope / total for slope in slopes[1:])]
+    assert found[0].tolist() == pytest.approx(list(map(float, expected)), rel=1e-6, abs=0)
 
 
 @pytest.mark.parametrize("magnitude", [3e38, -3e38])

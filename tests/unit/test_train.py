@@ -223,7 +223,7 @@ def test_three_updates(case):
     for number in range(1, 4):
         picks = experiment.batches[0](number - 1).tolist()
         kl_picks = experiment.kl_batches[0](number - 1).tolist() if experiment.kl_batches else picks
-        found = trainer.update(number)[:, 0].tolist()
+        found = trainer.train(number - 1, number)[:, 0].tolist()
         assert found == pytest.approx(reference.step(number, picks, kl_picks), rel=1e-9, abs=1e-12)
         for name, expected in reference.parameters.items():
             assert (trainer.weights[name][0] - expected).abs().max() < 1e-9, (name, number)
@@ -244,7 +244,7 @@ def test_the_reference_would_notice():
             _, _, experiment = build(fields)
             trainer = Trainer(experiment, torch.device("cpu"))
             for number in range(1, 4):
-                trainer.update(number)
+                trainer.train(number - 1, number)
             ends[case] = trainer.weights["unembedding.weight"].detach()
     names = list(ends)
     for i, one in enumerate(names):
@@ -307,9 +307,9 @@ def test_updates_of_stacked_seeds_are_those_of_each_alone():
 
     together, alone = trainer(configs), [trainer([config]) for config in configs]
     for number in range(1, 6):
-        losses = together.update(number)
+        losses = together.train(number - 1, number)
         for seed, one in enumerate(alone):
-            assert torch.allclose(one.update(number)[:, 0], losses[:, seed], rtol=1e-10)
+            assert torch.allclose(one.train(number - 1, number)[:, 0], losses[:, seed], rtol=1e-10)
     for name, value in together.weights.items():
         for seed, one in enumerate(alone):
             assert torch.allclose(value[seed], one.weights[name][0], rtol=1e-9, atol=1e-12), name
@@ -323,15 +323,15 @@ def test_a_diverged_seed_is_reported_and_its_neighbour_goes_on():
     ]
     material = Material(configs, None, [generate(5, 1), generate(5, 2)], None, None, torch.device("cpu"))
     trainer = Trainer(baselines.experiment(material), torch.device("cpu"))
-    update = trainer.update
+    train = trainer.train
 
-    def poisoned(step):
-        if step == 3:
+    def poisoned(start, stop):
+        if start < 3 <= stop:
             with torch.no_grad():
                 trainer.weights["unembedding.weight"][0] = float("nan")
-        return update(step)
+        return train(start, stop)
 
-    trainer.update = poisoned
+    trainer.train = poisoned
     first, second = trainer.run()
     assert first.diverged == 3
     assert first.curve["step"] == [0, 1, 2]
@@ -353,7 +353,7 @@ def test_the_divergence_reported_is_the_mean_since_the_last_evaluation():
     config, _, experiment = build(STUDENT | {"steps": 7, "eval_every": 3})
     (outcome,) = Trainer(experiment, torch.device("cpu")).run()
     trainer = Trainer(experiment, torch.device("cpu"))
-    each = [trainer.update(step)[1, 0].item() for step in range(1, config.steps + 1)]
+    each = [trainer.train(step, step + 1)[1, 0].item() for step in range(config.steps)]
     assert math.isnan(outcome.curve["kl"][0])
     assert outcome.curve["kl"][1:] == pytest.approx([np.mean(each[:3]), np.mean(each[3:6]), each[6]], rel=1e-12)
 
