@@ -1,6 +1,7 @@
 # `make` alone shows what there is.
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-bench
 READY := $(VENV)/.ready
 IN := . $(VENV)/bin/activate &&
 QUICK := --configfile config/quick.yaml
@@ -32,8 +33,15 @@ readme: $(READY) ## write the demo's claims and figure into the README
 test: $(READY) ## unit and workflow tests
 	$(IN) OMP_NUM_THREADS=1 python -m pytest
 
-bench: $(READY) ## time a training step against the textbook model, as ratios
-	$(IN) OMP_NUM_THREADS=1 python benchmarks/step.py
+bench: $(READY) $(PEERS)/.ready ## time training steps against other codes, a GPU if there is one, and planning
+	PYTHONPATH=src $(PEERS)/bin/python benchmarks/step.py
+	@$(IN) if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then python benchmarks/gpu.py; fi
+	$(IN) python benchmarks/planning.py
+
+$(PEERS)/.ready: benchmarks/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 lint: $(READY) ## ruff, snakefmt and snakemake --lint
 	$(IN) ruff check . && ruff format --check .

@@ -7,6 +7,8 @@ the tables, one real run of a few updates stands in for every run of the study, 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,28 +19,39 @@ import yaml
 from about import about, save
 
 from grokdistill import params, publish
-from grokdistill.files import to_json, write
+from grokdistill.files import write
 from grokdistill.plan import Plan, write_plan
 from grokdistill.runs import enumerate_runs
-from grokdistill.store import CURVE, RECORD
+from grokdistill.store import CURVE
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def study(folder: Path, seeds: int) -> tuple[Path, Plan]:
-    """An overlay with that many seeds, and its plan."""
-    overlay = folder / "overlay.yaml"
-    paths = {"results": str(folder / "results"), "datasets": str(folder / "datasets")}
-    overlay.write_text(yaml.safe_dump({"seeds": list(range(seeds)), "paths": paths}))
-    raw = params.read([ROOT / "params.yaml", overlay])
-    return overlay, Plan.load(write_plan(enumerate_runs(params.validate(raw))))
+def study(folder: Path, seeds: int) -> Plan:
+    """A working folder for the workflow with that many seeds, and the study's plan; the folder becomes the current one."""
+    os.chdir(folder)
+    shutil.copytree(ROOT / "data" / "paper", folder / "data" / "paper")
+    raw = params.read([ROOT / "params.yaml"]) | {"seeds": list(range(seeds))}
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw))
+    return Plan.load(write_plan(enumerate_runs(params.validate(raw))))
 
 
-def dry_run(overlay: Path) -> float:
+def dry_run(folder: Path) -> float:
     """Seconds of `snakemake -n`."""
-    command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "all", "--nolock", "--configfile", str(overlay)]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-n",
+        "--quiet",
+        "all",
+        "--snakefile",
+        ROOT / "Snakefile",
+        "--directory",
+        folder,
+    ]
     start = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
@@ -54,9 +67,9 @@ def fill(plan: Plan, evaluations: int) -> None:
     execution = {"seconds": 0.0, "device": "cpu", "threads": 1, "seeds_in_job": 1, "versions": {}}
     for fingerprint, entry in plan.entries.items():
         folder = plan.store.folder(entry["stage"], fingerprint)
-        record = {"fingerprint": fingerprint, "outputs": {}, "diverged": None, "execution": execution, "final": {}, "facts": {}}
         write(folder / CURVE, curve)
-        write(folder / RECORD, to_json(record))
+        record = {"diverged": None, "execution": execution, "final": {}, "facts": {}}
+        plan.store.commit(entry["stage"], fingerprint, record, (CURVE,))
 
 
 def main() -> None:
@@ -67,12 +80,13 @@ def main() -> None:
     print(f"{'runs':>6} {'snakemake -n':>13} {'tables':>8}   seconds")
     for seeds in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            overlay, plan = study(Path(folder), seeds)
-            planning = dry_run(overlay)
+            plan = study(Path(folder), seeds)
+            planning = dry_run(Path(folder))
             fill(plan, evaluations=150)
             start = time.perf_counter()
             publish.tables(plan)
             tables = time.perf_counter() - start
+            os.chdir(ROOT)
         rows.append({"runs": len(plan.entries), "planning": planning, "tables": tables})
         print(f"{len(plan.entries):6,} {planning:13.1f} {tables:8.1f}")
     save("planning", {"about": about(), "seconds": rows})

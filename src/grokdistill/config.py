@@ -68,7 +68,7 @@ class RunConfig(BaseModel):
     steps: p.Int | None = Field(None, ge=1, le=10_000_000)
     batch_size: p.Int | None = Field(None, ge=1)
     short_batch: Literal["keep", "drop", "full"] | None = None
-    precision: Literal["float32", "float64"] | None = None
+    precision: Literal["float32", "tf32", "float64"] | None = None
     eval_every: p.Int | None = Field(None, ge=1)
     early_stop: p.Int | None = Field(None, ge=0)
     threshold: p.Float | None = Field(None, gt=0, lt=1)  # only with early_stop; otherwise a matter of the tables

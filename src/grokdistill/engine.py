@@ -143,15 +143,17 @@ def gather_rows(table: Tensor, index: Tensor) -> Tensor:
 
 
 def add_rows(index: Tensor, rows: Tensor, size: int) -> Tensor:
-    """The gradient of `gather_rows`: rows [seeds, n, d] summed by `index` [seeds, n] into [seeds, size, d].
-
-    On a GPU as a matrix product, since a sum by index there runs in an order that changes from run to run.
-    """
+    """The gradient of `gather_rows`: rows [seeds, n, d] summed by `index` [seeds, n] into [seeds, size, d]."""
     if rows.is_cuda:
-        return one_hot(index, size).to(rows.dtype).mT @ rows
+        return one_hot_sum(index, rows, size)
     total = rows.new_zeros(rows.shape[0] * size, rows.shape[-1])
     first = torch.arange(rows.shape[0])[:, None] * size
     return total.index_add_(0, (index + first).flatten(), rows.flatten(0, 1)).unflatten(0, (-1, size))
+
+
+def one_hot_sum(index: Tensor, rows: Tensor, size: int) -> Tensor:
+    """`add_rows` as a matrix product: on a GPU, a sum by index adds in an order that changes from run to run."""
+    return one_hot(index, size).to(rows.dtype).mT @ rows
 
 
 class _Lookup(torch.autograd.Function):

@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import math
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
     if threads:
         torch.set_num_threads(threads)
     keep_freed_memory()
+    torch.backends.cuda.matmul.allow_tf32 = runs[0].config.precision == "tf32"
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     material = _material(plan, runs, chosen)
     try:
@@ -82,6 +84,7 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
         "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "seeds_in_job": len(runs),
+        "memory_mb": peak_memory(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
     for run, outcome in zip(runs, outcomes, strict=True):
@@ -174,6 +177,16 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+def peak_memory() -> int | None:
+    """The most main memory that this process has held so far, in MB (10^6 bytes); None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 
 
 def _processor() -> str:

@@ -193,7 +193,10 @@ class Training(Section):
         description="Stop this many updates after t_grok, at least `evaluation.hold`; null never stops (paper scale). Teachers "
         "never do: their targets gain structure long after they grokked.",
     )
-    precision: Literal["float32", "float64"] = Field("float32", description="Type of weights and activations.")
+    precision: Literal["float32", "tf32", "float64"] = Field(
+        "float32",
+        description="Type of weights and activations; tf32: float32 with a GPU's shortened products (elsewhere: float32).",
+    )
 
 
 class Evaluation(Section):

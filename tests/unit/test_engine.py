@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from grokdistill.engine import Engine, Rows, stack, unstack
+from grokdistill.engine import Engine, Rows, add_rows, one_hot_sum, stack, unstack
 from grokdistill.model import Shape, Transformer, load
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -187,3 +187,15 @@ def test_rows_pick():
         for place in range(3):
             for part in ("a", "b", "query"):
                 assert getattr(picked, part)[seed, place] == getattr(rows, part)[seed, index[seed, place]]
+
+
+def test_rows_are_added_by_index():
+    """Against a loop; and as the product with a one-hot matrix, which is how a GPU adds them in a fixed order."""
+    rng = np.random.default_rng(0)
+    index, rows = torch.from_numpy(rng.integers(0, 5, (2, 40))), torch.from_numpy(rng.normal(size=(2, 40, 3)))
+    expected = np.zeros((2, 6, 3))
+    for seed in range(2):
+        for at, row in zip(index[seed].tolist(), rows[seed].numpy(), strict=True):
+            expected[seed, at] += row
+    assert np.allclose(add_rows(index, rows, 6), expected, rtol=1e-12)
+    assert np.allclose(one_hot_sum(index, rows, 6), expected, rtol=1e-12)

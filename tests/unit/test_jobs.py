@@ -579,6 +579,21 @@ def test_dropout_of_a_seed_does_not_depend_on_its_job(study, tiny):
     compare_studies(apart, together, ["baselines"])
 
 
+def test_tf32_is_single_precision_on_a_processor(study, tiny):
+    """The switch is a GPU's; it is another recipe all the same."""
+    tiny = small(tiny, "baselines")
+    curves = []
+    for precision in ("float32", "tf32"):
+        tiny["training"]["precision"] = precision
+        made = study(tiny)
+        made.make("datasets", "baselines")
+        (run,) = made.of("baselines")
+        curves.append((run, (made.stored(run) / "curve.csv").read_bytes()))
+    (one, plain), (two, switched) = curves
+    assert one != two
+    assert plain == switched
+
+
 def test_a_deeper_model_runs_through_every_stage(study, tiny):
     tiny = small(tiny, *TRAINING)
     tiny["model"] |= {"n_layers": 2, "norm": "before"}

@@ -71,6 +71,9 @@ CASES = {
 }
 
 
+CPU = torch.device("cpu")
+
+
 def sharp(seed):
     """A model to learn from, with logits far apart."""
     weights = {name: value.double() for name, value in initial_weights(Shape(**SIZES), 100 + seed).items()}
@@ -78,7 +81,7 @@ def sharp(seed):
     return weights
 
 
-def build(fields):
+def build(fields, device=CPU):
     """The stage's experiment for one seed, and what it is made from."""
     config = RunConfig(**{name: value for name, value in (COMMON | fields).items() if value is not None})
     data = {prime: generate(prime, config.seed) for prime in (config.p1, config.p2) if prime}
@@ -88,7 +91,7 @@ def build(fields):
         p2=[data[config.p2]] if config.p2 else None,
         teacher=Teacher(Shape(**SIZES), [sharp(0)]),
         p2_teacher=Teacher(Shape(**SIZES), [sharp(1)]),
-        device=torch.device("cpu"),
+        device=device,
     )
     return config, data, STAGES[config.stage].experiment(material)
 
@@ -313,6 +316,29 @@ def test_updates_of_stacked_seeds_are_those_of_each_alone():
     for name, value in together.weights.items():
         for seed, one in enumerate(alone):
             assert torch.allclose(value[seed], one.weights[name][0], rtol=1e-9, atol=1e-12), name
+
+
+def test_updates_can_be_taken_back_before_the_first():
+    """What a GPU does while it sets itself up for a capture leaves no trace."""
+    _, _, experiment = build(STUDENT)
+    fresh, tried = (Trainer(experiment, torch.device("cpu")) for _ in range(2))
+    with tried.untouched():
+        tried.train(0, 3)
+        assert not torch.equal(tried.weights["embedding.weight"], fresh.weights["embedding.weight"])
+    assert torch.equal(tried.train(0, 5), fresh.train(0, 5))
+    assert all(torch.equal(value, fresh.weights[name]) for name, value in tried.weights.items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", ["teacher", "student", "joint, distilled", "continual"])
+def test_updates_replayed_on_a_gpu_are_those_of_a_processor(case):
+    """Also with a short last batch, which has a graph of its own."""
+    device = torch.device("cuda")
+    here, there = build(CASES[case])[2], build(CASES[case], device)[2]
+    one, two = Trainer(here, torch.device("cpu")), Trainer(there, device)
+    assert torch.allclose(one.train(0, 12), two.train(0, 12).cpu(), rtol=1e-9)
+    for name, value in one.weights.items():
+        assert torch.allclose(value, two.weights[name].cpu(), rtol=1e-8, atol=1e-10), name
 
 
 def test_a_diverged_seed_is_reported_and_its_neighbour_goes_on():

@@ -57,7 +57,7 @@ class Material:
 
     @property
     def dtype(self) -> torch.dtype:
-        return getattr(torch, self.config.precision)
+        return torch.float64 if self.config.precision == "float64" else torch.float32
 
     def tensor(self, rows: list[np.ndarray]) -> Tensor:
         """One array per seed as a stacked tensor on the device."""
