@@ -65,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
     training.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's choice")
 
+    adoption = command("adopt", _adopt, "put finished runs from another results folder, or from restored views, into the store")
+    _plan_argument(adoption)
+    adoption.add_argument("source", nargs="?", type=Path, help="a results folder; default: the plan's own, as DVC restored it")
+
     publish = command("publish", _publish, "lay out a stage's runs, curves and metrics from the store")
     _plan_argument(publish)
     publish.add_argument("stage", choices=STAGES)
@@ -129,6 +133,26 @@ def _train(options: argparse.Namespace) -> None:
             from grokdistill.jobs import train
 
             train(plan, [plan.run(key) for key in missing], options.device, options.threads)
+
+
+def _adopt(options: argparse.Namespace) -> None:
+    from grokdistill.adopt import adopt
+    from grokdistill.files import DamagedFile
+    from grokdistill.plan import Plan
+
+    plan = Plan.load(options.plan)
+    source = options.source or plan.results
+    if not source.is_dir():
+        raise DamagedFile(f"{source}: not a folder")
+    found = adopt(plan, source)
+    for run in found.other:
+        print(f"left alone: {run.stage}/{run.name} in {source} was made by another recipe; it will be made anew")
+    print(
+        f"{len(found.adopted)} runs adopted from {source}, {len(found.there)} were in the store, "
+        f"{len(found.missing) + len(found.other)} are still to be made"
+    )
+    if found.refused:
+        raise DamagedFile("\n  ".join(["refused, and still to be made:", *found.refused]))
 
 
 def _chosen(options: argparse.Namespace, stage: str | None) -> tuple[Plan, list[PlannedRun]]:

@@ -31,14 +31,8 @@ class Run:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the run is, in 20 hex digits: configuration, sources and parents; nothing of where or when it ran."""
-        recipe = {
-            "config": self.config.model_dump(exclude_none=True),
-            "sources": self.sources,
-            "parents": {role: parent.fingerprint for role, parent in self.parents.items()},
-        }
-        text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
+        parents = {role: parent.fingerprint for role, parent in self.parents.items()}
+        return fingerprint(self.config.model_dump(exclude_none=True), self.sources, parents)
 
     @cached_property
     def cell(self) -> str:
@@ -48,6 +42,13 @@ class Run:
     @property
     def name(self) -> str:
         return f"{self.cell}-s{self.config.seed}"
+
+
+def fingerprint(config: dict[str, Any], digest: str, parents: dict[str, str]) -> str:
+    """What a run is, in 20 hex digits: configuration, sources and parents' fingerprints; nothing of where or when it ran."""
+    recipe = {"config": config, "sources": digest, "parents": parents}
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def variant_suffix(variant: str) -> str:

@@ -17,6 +17,7 @@ RECORD = "record.json"
 CHECKPOINT = "checkpoint.safetensors"
 DATASET = "dataset.safetensors"
 CURVE = "curve.csv"
+DONE = "done"  # the empty file that Snakemake is told about
 
 
 @dataclass(frozen=True)

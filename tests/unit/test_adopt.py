@@ -1,0 +1,110 @@
+"""Adoption: only what is exactly the planned run comes in, and every file is checked."""
+
+import json
+import shutil
+
+import pytest
+
+TRAINED = ("datasets", "teachers", "baselines", "students", "joint", "continual")
+
+
+@pytest.fixture
+def elsewhere(finished, tmp_path):
+    """A results folder of the finished study's runs, free to be changed."""
+    return shutil.copytree(finished.results, tmp_path / "elsewhere")
+
+
+def files_of(made, key):
+    return {path.name: path.read_bytes() for path in made.stored(key).iterdir()}
+
+
+def record_of(elsewhere, made, key):
+    return elsewhere / "store" / made.entries[key]["stage"] / key / "record.json"
+
+
+def test_a_store_from_elsewhere(study, tiny, elsewhere, finished, capsys):
+    """Every run comes in byte for byte, nothing is left to train, and the tables are those of the study that trained."""
+    made = study(tiny)
+    assert made.command("adopt", made.plan, elsewhere) == 0
+    assert f"{len(made.entries)} runs adopted" in capsys.readouterr().out
+    for key in made.entries:
+        stored = files_of(made, key)
+        assert stored.pop("done") == b""
+        assert stored == {name: data for name, data in files_of(finished, key).items() if name != "done"}
+    before = {key: made.stored(key).joinpath("record.json").stat().st_mtime_ns for key in made.entries}
+    made.make(*TRAINED)
+    assert before == {key: made.stored(key).joinpath("record.json").stat().st_mtime_ns for key in made.entries}
+    made.finish()
+    assert (made.results / "runs.csv").read_bytes() == (finished.results / "runs.csv").read_bytes()
+    assert made.command("adopt", made.plan, elsewhere) == 0
+    assert "0 runs adopted" in capsys.readouterr().out
+
+
+def test_views_without_a_store(study, tiny, finished):
+    """What DVC restores: the views of every stage, and the datasets where the parameters put them."""
+    made = study(tiny)
+    for stage in TRAINED[1:]:
+        shutil.copytree(finished.results / stage, made.results / stage)
+    shutil.copytree(finished.folder / "data" / "datasets", made.folder / "data" / "datasets")
+    assert made.command("adopt", made.plan) == 0
+    assert all((made.stored(key) / "record.json").is_file() for key in made.entries)
+
+
+def test_a_changed_file_is_refused_by_name(study, tiny, elsewhere, capsys):
+    made = study(tiny)
+    key = made.of("students")[0]
+    checkpoint = record_of(elsewhere, made, key).with_name("checkpoint.safetensors")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1] + b"\0\0")
+    assert made.command("adopt", made.plan, elsewhere) == 1
+    assert str(checkpoint) in capsys.readouterr().err
+    assert not (made.stored(key) / "record.json").exists()
+    assert not (made.stored(key) / "done").exists()
+    assert all((made.stored(other) / "record.json").is_file() for other in made.entries if other != key)
+
+
+@pytest.mark.parametrize("part", ["checkpoint.safetensors", "curve.csv"])
+def test_a_missing_file_is_refused_by_name(study, tiny, elsewhere, part, capsys):
+    made = study(tiny)
+    key = made.of("joint")[0]
+    path = record_of(elsewhere, made, key).with_name(part)
+    path.unlink()
+    assert made.command("adopt", made.plan, elsewhere) == 1
+    assert str(path) in capsys.readouterr().err
+    assert not (made.stored(key) / "record.json").exists()
+
+
+@pytest.mark.parametrize("change", ["learning_rate", "sources", "parents", "cut"])
+def test_a_record_that_does_not_make_its_own_fingerprint_is_refused(study, tiny, elsewhere, change, capsys):
+    """A new rate over old weights."""
+    made = study(tiny)
+    key = made.of("students")[0]
+    path = record_of(elsewhere, made, key)
+    record = json.loads(path.read_text())
+    if change == "learning_rate":
+        record["config"]["learning_rate"] *= 2
+    elif change == "sources":
+        record["sources"] = record["sources"][::-1]
+    else:
+        record["parents"]["teacher"] = made.of("teachers")[-1]
+    path.write_text(path.read_text()[:100] if change == "cut" else json.dumps(record))
+    assert made.command("adopt", made.plan, elsewhere) == 1
+    assert str(path) in capsys.readouterr().err
+    assert not (made.stored(key) / "record.json").exists()
+
+
+def test_another_recipe_under_the_same_name_is_left_alone(study, tiny, finished, capsys):
+    """The views of the old learning rate, in a study with a new one."""
+    tiny["optim"]["learning_rate"] = 0.005
+    made = study(tiny)
+    shutil.copytree(finished.results / "teachers", made.results / "teachers")
+    assert made.command("adopt", made.plan) == 0
+    printed = capsys.readouterr().out
+    assert "0 runs adopted" in printed
+    assert printed.count("another recipe") == len(made.of("teachers"))
+    assert not (made.results / "store" / "teachers").exists()
+
+
+def test_a_folder_that_is_not_there(study, tiny, capsys):
+    made = study(tiny)
+    assert made.command("adopt", made.plan, "nowhere") == 1
+    assert "nowhere" in capsys.readouterr().err
