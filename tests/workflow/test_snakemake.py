@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 from conftest import Clone, training
+
+from grokdistill.config import STAGES
 
 
 def test_everything_named_is_made(finished: Clone):
@@ -68,6 +71,19 @@ def test_threshold_measures_anew_and_trains_nothing(clone: Clone):
 def test_a_lost_snakemake_folder_trains_nothing(clone: Clone):
     clone.run("rm", "-r", ".snakemake")
     assert training(clone.planned()) == 0
+
+
+def test_adopted_views_bring_a_lost_store_back(clone: Clone):
+    """As after `dvc checkout` in a clone without a store: a new threshold measures the adopted runs, where it would retrain."""
+    for stage in STAGES:
+        shutil.rmtree(clone.root / "results/store" / stage)
+    clone.params(evaluation__threshold=0.9)
+    assert training(clone.planned()) == 9
+    plan = clone.run("python", "-m", "grokdistill", "plan", "params.yaml").splitlines()[-1]
+    assert "11 runs adopted" in clone.run("python", "-m", "grokdistill", "adopt", plan)
+    planned = clone.planned()
+    assert training(planned) == planned["generate_datasets"] == 0
+    assert planned["teachers"] == 1  # measured anew
 
 
 def test_an_added_seed_trains_only_itself(clone: Clone):
