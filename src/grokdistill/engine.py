@@ -2,8 +2,9 @@
 
 A *query* is one read position: the operator token at position 2, or one modulus token at position 3. With one layer, keys
 and values at positions 0 and 1 depend on token and position alone, so they are tables over the numbers; the vector at a
-read position is one per query. What remains per example is four attention weights per head, a sum of four value rows,
-and the matrix products behind it. LayerNorm acts on one token at one position, so it keeps the tables.
+read position is one per query. What remains per example is the attention weights, a weighted sum of value rows, and the
+matrix products behind it. LayerNorm acts on one token at one position, so it keeps the tables; without it, large batches on
+a CPU take those products on the tables, too (`grokdistill.folded`).
 
 Parameters are the textbook `Transformer`'s, by the same names, with a leading dimension for the seeds. Deeper models and
 dropout go through the textbook model itself.
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, layer_norm, one_hot
 
+from grokdistill import folded
 from grokdistill.model import MODULUS_POSITION, OPERATOR_POSITION, Shape, Transformer
 
 Weights = dict[str, Tensor]
@@ -42,6 +44,23 @@ class Rows:
         return Rows(*(part.gather(1, index) for part in (self.a, self.b, self.query)))
 
 
+@dataclass(frozen=True)
+class _Attended:
+    """What attention makes of the rows: a base per query and weighted value rows.
+
+    Attributes:
+        base: [seeds, queries, d_model], the residual stream at the read position without those.
+        values: [seeds, places, d_model].
+        weight: [seeds, rows, attended, heads].
+        places: int64 [seeds, rows, attended].
+    """
+
+    base: Tensor
+    values: Tensor
+    weight: Tensor
+    places: Tensor
+
+
 class Engine:
     """Logits of stacked models at the queries of one operator.
 
@@ -57,6 +76,7 @@ class Engine:
         self.shape, self.moduli = shape, moduli
         self.op = shape.token(op)
         self.tokens = [shape.token(f"mod {prime}") for prime in moduli]
+        self.read = torch.tensor([self.op, *self.tokens])
         self.factored = shape.n_layers == 1 and shape.dropout == 0
         with torch.device("meta"):
             self.textbook = Transformer(shape)
@@ -70,12 +90,22 @@ class Engine:
 
         `dropout_keys`, one per seed, switch dropout on; equal keys drop equal units, whatever ran before.
         """
-        return self._factored(weights, rows) if self.factored else self._general(weights, rows, dropout_keys)
+        if not self.factored:
+            return self._general(weights, rows, dropout_keys)
+        if self.folds(rows):
+            return folded.logits(weights, rows.a, rows.b, rows.query, self.read, self.shape.n_heads)
+        return self._factored(weights, rows)
 
-    def _factored(self, weights: Weights, rows: Rows) -> Tensor:
+    def folds(self, rows: Rows) -> bool:
+        """Whether `folded` is used: without LayerNorm, on a CPU (good at sums of rows), for more examples than table rows."""
+        table_rows = self.shape.n_heads * (2 * self.shape.numbers + len(self.read))
+        return self.factored and self.shape.norm == "none" and not rows.a.is_cuda and rows.a.shape[1] > table_rows
+
+    def _attend(self, weights: Weights, rows: Rows) -> _Attended:
+        """Attention of every row, up to the sum of value rows that it stands for."""
         shape = self.shape
         heads, numbers = shape.n_heads, shape.numbers
-        width = shape.d_model // heads
+        split = (heads, shape.d_model // heads)
         queries = 1 + len(self.tokens)
         embed, position = weights["embedding.weight"], weights["position.weight"]
         # The residual stream before the block: number tables at positions 0 and 1, one row per read position.
@@ -86,31 +116,35 @@ class Engine:
         keys = before @ weights["blocks.0.attention.key.weight"].mT
         values = before @ weights["blocks.0.attention.value.weight"].mT
         asked = before[:, -queries:] @ weights["blocks.0.attention.query.weight"].mT
-        # Scores of every query against every table row: [seeds, queries, table, heads].
-        split = (heads, width)
-        scores = torch.einsum("sqhw,sthw->sqth", asked.unflatten(-1, split), keys.unflatten(-1, split)) / math.sqrt(width)
-        on_a, on_b, on_read = scores.split([numbers, numbers, queries], 2)
-        attended = [
-            _Lookup.apply(part.flatten(1, 2), rows.query * numbers + at) for part, at in ((on_a, rows.a), (on_b, rows.b))
-        ]
-        # Of the read rows, an example attends to the operator's and its own; at the operator position they are one.
-        choice = one_hot(rows.query, queries).to(embed.dtype)
-        seen = (choice + (torch.arange(queries, device=choice.device) == self.OPERATOR)) > 0
-        on_read = (choice @ on_read.flatten(2)).unflatten(-1, (queries, heads)).masked_fill(~seen[..., None], -math.inf)
-        weight = torch.cat([*(part.unsqueeze(2) for part in attended), on_read], 2).softmax(2)
-        # There are so few read rows that they pass through the output matrix as a table, beside the residual stream.
-        output = weights["blocks.0.attention.output.weight"].mT
-        passed = (values[:, -queries:].unflatten(-1, split).transpose(1, 2) @ output.unflatten(1, split)).transpose(1, 2)
-        x = torch.cat([choice, weight[:, :, 2:].flatten(2)], 2) @ torch.cat([read, passed.flatten(1, 2)], 1)
-        x = torch.baddbmm(x, _Mix.apply(weight[:, :, :2], values[:, : 2 * numbers], rows.a, rows.b + numbers), output)
-        if shape.norm == "after":
+        # Scores of every query against every table row, and a last column for what is not attended to.
+        scores = torch.einsum("sqhw,sthw->sqth", asked.unflatten(-1, split), keys.unflatten(-1, split)) / math.sqrt(split[1])
+        scores = torch.nn.functional.pad(scores, (0, 0, 0, 1), value=-math.inf)
+        # A row attends to a, b, its own position and the operator's; at the operator's, its own is that one.
+        operator, nowhere = 2 * numbers, 2 * numbers + queries
+        places = torch.stack([rows.a, rows.b + numbers, rows.query + operator], -1)
+        own = torch.where(rows.query == self.OPERATOR, nowhere, places[..., 2])
+        seen = torch.stack([rows.a, places[..., 1], own, torch.full_like(own, operator)], -1)
+        found = _Lookup.apply(scores.flatten(1, 2), (rows.query.unsqueeze(-1) * scores.shape[2] + seen).flatten(1))
+        weight = found.unflatten(1, seen.shape[1:]).softmax(2)[:, :, :3]
+        # The four weights sum to one: count values from the operator's, and its own weight drops out.
+        origin = values[:, operator : operator + 1]
+        base = read + origin @ weights["blocks.0.attention.output.weight"].mT
+        return _Attended(base, values - origin, weight, places)
+
+    def _factored(self, weights: Weights, rows: Rows) -> Tensor:
+        """One product per matrix of the model, on the read positions alone."""
+        norm, found = self.shape.norm, self._attend(weights, rows)
+        mixed = _Mix.apply(found.weight, found.values, found.places)
+        x = _Lookup.apply(found.base, rows.query)
+        x = torch.baddbmm(x, mixed, weights["blocks.0.attention.output.weight"].mT)
+        if norm == "after":
             x = self._norm(weights, x, "blocks.0.norm_attention")
-        inner = self._norm(weights, x, "blocks.0.norm_mlp") if shape.norm == "before" else x
+        inner = self._norm(weights, x, "blocks.0.norm_mlp") if norm == "before" else x
         mlp = (weights[f"blocks.0.mlp_{part}"] for part in ("in.weight", "in.bias", "out.weight", "out.bias"))
         x = _ResidualMLP.apply(x, inner, *mlp)
-        if shape.norm == "after":
+        if norm == "after":
             x = self._norm(weights, x, "blocks.0.norm_mlp")
-        if shape.norm == "before":
+        if norm == "before":
             x = self._norm(weights, x, "norm_output")
         return torch.bmm(x, weights["unembedding.weight"].mT)
 
@@ -139,7 +173,7 @@ class Engine:
 def gather_rows(table: Tensor, index: Tensor) -> Tensor:
     """Rows [seeds, n, d] of a table [seeds, size, d] at `index` [seeds, n]."""
     first = torch.arange(table.shape[0], device=table.device)[:, None] * table.shape[1]
-    return embedding(index + first, table.reshape(-1, table.shape[-1]))
+    return embedding(index + first, table.contiguous().flatten(0, 1))  # rows that are not contiguous are 40 times slower
 
 
 def add_rows(index: Tensor, rows: Tensor, size: int) -> Tensor:
@@ -173,30 +207,30 @@ class _Lookup(torch.autograd.Function):
 class _Mix(torch.autograd.Function):
     """Attention-weighted sum of table rows per head, with in-place arithmetic instead of a [rows, attended, d] intermediate.
 
-    Args (of `apply`): weight [seeds, rows, attended, heads]; table [seeds, size, d]; then, for each attended row, its place in
-    the table, int64 [seeds, rows]. Returns [seeds, rows, d].
+    Args (of `apply`): weight [seeds, rows, attended, heads]; table [seeds, size, d]; places in it, int64 [seeds, rows,
+    attended]. Returns [seeds, rows, d].
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, table: Tensor, *places: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, table, *places)
+    def forward(ctx: Any, weight: Tensor, table: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, table, places)
         split, mixed = (weight.shape[-1], -1), None
-        for at, part in zip(places, weight.unbind(2), strict=True):
+        for at, part in zip(places.unbind(2), weight.unbind(2), strict=True):
             term, by = gather_rows(table, at).unflatten(-1, split), part.unsqueeze(-1)
             mixed = term.mul_(by) if mixed is None else mixed.addcmul_(term, by)
         return mixed.flatten(-2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, table, *places = ctx.saved_tensors
+        weight, table, places = ctx.saved_tensors
         grad = grad.unflatten(-1, (weight.shape[-1], -1))
         grad_weight, grad_table = torch.empty_like(weight), None
-        for at, part, grad_part in zip(places, weight.unbind(2), grad_weight.unbind(2), strict=True):
+        for at, part, grad_part in zip(places.unbind(2), weight.unbind(2), grad_weight.unbind(2), strict=True):
             term = gather_rows(table, at).view_as(grad).mul_(grad)
             torch.sum(term, -1, out=grad_part)
             added = add_rows(at, torch.mul(grad, part.unsqueeze(-1), out=term).flatten(-2), table.shape[1])
             grad_table = added if grad_table is None else grad_table.add_(added)
-        return grad_weight, grad_table, *(None for _ in places)
+        return grad_weight, grad_table, None
 
 
 class _ResidualMLP(torch.autograd.Function):
