@@ -116,16 +116,17 @@ class Engine:
         keys = before @ weights["blocks.0.attention.key.weight"].mT
         values = before @ weights["blocks.0.attention.value.weight"].mT
         asked = before[:, -queries:] @ weights["blocks.0.attention.query.weight"].mT
-        # Scores of every query against every table row, and a last column for what is not attended to.
+        # Scores of every query against every table row.
         scores = torch.einsum("sqhw,sthw->sqth", asked.unflatten(-1, split), keys.unflatten(-1, split)) / math.sqrt(split[1])
-        scores = torch.nn.functional.pad(scores, (0, 0, 0, 1), value=-math.inf)
-        # A row attends to a, b, its own position and the operator's; at the operator's, its own is that one.
-        operator, nowhere = 2 * numbers, 2 * numbers + queries
+        operator = 2 * numbers
+        on_a, on_b = (scores[:, :, start : start + numbers].flatten(1, 2) for start in (0, numbers))
+        # A row attends to a, b, its own position and the operator's; at the operator's own they are one, which counts once.
+        own = scores[:, :, operator:].diagonal(0, 1, 2).mT
+        own = torch.cat([torch.full_like(own[:, :1], -math.inf), own[:, 1:]], 1)
+        number = rows.query * numbers
+        found = ((on_a, number + rows.a), (on_b, number + rows.b), (own, rows.query), (scores[:, :, operator], rows.query))
+        weight = torch.stack([_Lookup.apply(table_of, at) for table_of, at in found], 2).softmax(2)[:, :, :3]
         places = torch.stack([rows.a, rows.b + numbers, rows.query + operator], -1)
-        own = torch.where(rows.query == self.OPERATOR, nowhere, places[..., 2])
-        seen = torch.stack([rows.a, places[..., 1], own, torch.full_like(own, operator)], -1)
-        found = _Lookup.apply(scores.flatten(1, 2), (rows.query.unsqueeze(-1) * scores.shape[2] + seen).flatten(1))
-        weight = found.unflatten(1, seen.shape[1:]).softmax(2)[:, :, :3]
         # The four weights sum to one: count values from the operator's, and its own weight drops out.
         origin = values[:, operator : operator + 1]
         base = read + origin @ weights["blocks.0.attention.output.weight"].mT

@@ -50,7 +50,7 @@ class _Folded(torch.autograd.Function):
         b_out: Tensor, unembed: Tensor,
     ) -> Tensor:  # fmt: skip
         seeds, rows = a.shape
-        numbers, queries = unembed.shape[1], len(tokens)
+        queries, numbers = len(tokens), 1 + max(int(a.max()), int(b.max()))  # only those that occur have rows
         first = 2 * numbers  # the operator's row, and the first of the queries'
         at_a, at_b = embed[:, :numbers] + position[:, 0:1], embed[:, :numbers] + position[:, 1:2]
         ends = position[:, [2] + [3] * (queries - 1)]
@@ -72,7 +72,7 @@ class _Folded(torch.autograd.Function):
         base = torch.baddbmm(table[:, first:], origin.expand(-1, queries, -1), w_output.mT)
         by_head = _by_head(values - origin, heads)
         to_hidden, to_logits = (torch.bmm(matrix, w_output).mT.unflatten(1, (heads, -1)) for matrix in (w_in, unembed))
-        hidden_table, logit_table = by_head @ to_hidden, by_head @ to_logits  # s h r d_mlp, s h r numbers
+        hidden_table, logit_table = by_head @ to_hidden, by_head @ to_logits  # s h r d_mlp, s h r logits
         last = torch.bmm(unembed, w_out)
         # Table rows per example, over (attended, head).
         index = places.unsqueeze(-1) + (torch.arange(seeds * heads) * table.shape[1]).view(seeds, 1, 1, heads)
@@ -100,8 +100,9 @@ class _Folded(torch.autograd.Function):
             logit_table, to_hidden, to_logits, last, w_query, w_key, w_value, w_output, w_in, w_out, b_out, unembed,
         ) = ctx.saved_tensors  # fmt: skip
         (seeds, rows, _, heads), size = weight.shape, table.shape[1]
-        queries, numbers = len(tokens), unembed.shape[1]
-        first, grad = 2 * numbers, grad.contiguous()
+        queries, grad = len(tokens), grad.contiguous()
+        first = size - queries
+        numbers = first // 2
         # Through the one product per example.
         d_hidden = torch.bmm(grad, last)
         torch.ops.aten.threshold_backward.grad_input(d_hidden, hidden, 0, grad_input=d_hidden)

@@ -1,12 +1,13 @@
-"""Write the demo's runs, claims and figure into the README: `make readme`, after `make demo`."""
+"""Write the demo's runs, claims and figure, and the benchmarks' figures, into the README: `make readme`, after `make demo`."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
-START, END = "<!-- written by `make readme` from results-quick/ -->\n", "<!-- end of what `make readme` wrote -->\n"
+END = "<!-- end of what `make readme` wrote -->\n"
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -32,15 +33,40 @@ def claims_table(path: Path) -> str:
     return markdown(judged[["claim", "statement", "measured", "n", "verdict"]]) + f"\n{rest}\n"
 
 
+def speed(folder: Path) -> str:
+    """What an update costs, with one thread and with all, and what planning does."""
+    step, planning = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("step", "planning"))
+    about, largest = step["about"], planning["seconds"][-1]
+    columns = [f"{found['threads']} thread{'s' * (found['threads'] > 1)}" for found in step["steps"]]
+    names = list(step["steps"][0]["milliseconds"])
+    rows = [[f"{name}, ms" if name != "engine" else "**this engine**, ms"] for name in names]
+    for row, name in zip(rows, names, strict=True):
+        row += [f"{found['milliseconds'][name]:.1f}" for found in step["steps"]]
+    for name in step["steps"][0]["ratios"]:
+        rows.append([name, *(f"{found['ratios'][name]:.2f}" for found in step["steps"])])
+    table = markdown(pd.DataFrame(rows, columns=[f"one update of {about['batch']:,} examples", *columns]))
+    return (
+        f"{table}\n{about['processor']}, PyTorch {about['versions']['torch']}, median of {about['updates']} updates. Planning a "
+        f"study of {largest['runs']:,} runs (`snakemake -n`) takes {largest['planning']:.0f} seconds, its tables "
+        f"{largest['tables']:.0f}.\n"
+    )
+
+
+def between(text: str, source: str, new: str) -> str:
+    """`text` with `new` in the block that says it was written from `source`."""
+    start = f"<!-- written by `make readme` from {source}/ -->\n"
+    before, found, rest = text.partition(start)
+    if not found:
+        raise SystemExit(f"README.md has no block from {source}/")
+    return before + start + new + END + rest.partition(END)[2]
+
+
 if __name__ == "__main__":
     demo = ROOT / "docs" / "demo"
     demo.mkdir(parents=True, exist_ok=True)
     for name in ("claims.csv", "runs.csv", "figures/figure-1.png"):
         shutil.copyfile(ROOT / "results-quick" / name, demo / Path(name).name)
     readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    readme.write_text(
-        before + START + runs_table(demo / "runs.csv") + "\n" + claims_table(demo / "claims.csv") + END + after,
-        encoding="utf-8",
-    )
+    text = readme.read_text(encoding="utf-8")
+    text = between(text, "results-quick", runs_table(demo / "runs.csv") + "\n" + claims_table(demo / "claims.csv"))
+    readme.write_text(between(text, "benchmarks/results", speed(ROOT / "benchmarks" / "results")), encoding="utf-8")
