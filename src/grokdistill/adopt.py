@@ -21,14 +21,14 @@ class Adoption:
     """What came of it, by (stage, name) of the plan's runs.
 
     Attributes:
-        there: in the store before.
+        there: how many were in the store before.
         adopted: put into the store now.
         missing: not found.
         other: found under the run's name, but made by another recipe: left alone, to be trained.
         refused: found, but not what it says it is; why, naming the file.
     """
 
-    there: list[PlannedRun] = field(default_factory=list)
+    there: int = 0
     adopted: list[PlannedRun] = field(default_factory=list)
     missing: list[PlannedRun] = field(default_factory=list)
     other: list[PlannedRun] = field(default_factory=list)
@@ -38,15 +38,19 @@ class Adoption:
 def adopt(plan: Plan, source: Path) -> Adoption:
     """Put the plan's runs that lie below `source`, a results folder, into the plan's store.
 
-    A run is looked for in the folder's store, then in its view of the stage.
+    A run is looked for in the folder's store, then in its view of the stage. Markers in the plan's store follow its records.
     """
     found = Adoption()
     elsewhere, own = Store(source / "store"), source.resolve() == plan.results.resolve()
-    for key in plan.entries:
-        run = plan.run(key)
-        if plan.store.complete(run.stage, key):
-            found.there.append(run)
+    for key, entry in plan.entries.items():
+        marker = plan.store.folder(entry["stage"], key) / DONE
+        if plan.store.complete(entry["stage"], key):
+            found.there += 1
+            if not marker.exists():
+                marker.touch()
             continue
+        marker.unlink(missing_ok=True)
+        run = plan.run(key)
         views = Path(plan.params.paths.datasets) if own and run.stage == "datasets" else source / run.stage
         folders = [folder for folder in (elsewhere.folder(run.stage, key), views / run.name) if (folder / RECORD).is_file()]
         if not folders:

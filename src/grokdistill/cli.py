@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from grokdistill.plan import Plan, PlannedRun
+    from grokdistill.runs import Study
 
 # As in grokdistill.config, which is not imported here so that --help answers at once.
 STAGES = ("datasets", "teachers", "baselines", "students", "joint", "continual")
@@ -24,10 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     from grokdistill.files import DamagedFile
     from grokdistill.jobs import JobError
     from grokdistill.params import ParamsError
+    from grokdistill.targets import ChangedMeanwhile
 
     try:
         options.command(options)
-    except (ParamsError, DamagedFile, JobError) as error:
+    except (ParamsError, DamagedFile, JobError, ChangedMeanwhile) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -76,9 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     figures = command("figures", _figures, "draw figures 1 to 7")
     _plan_argument(figures)
     figures.add_argument("numbers", nargs="*", type=int, metavar="N", help="only these figures; default: all")
-    claims = command("claims", _claims, "judge the paper's claims and print the table")
-    _plan_argument(claims)
-    claims.add_argument("--claims", type=Path, default=Path("data/paper/claims.yaml"), help="default: %(default)s")
+    _plan_argument(command("claims", _claims, "judge the paper's claims"))
+    _plan_argument(command("manifests", _manifests, "write what each stage is made from, for people and for DVC"))
+    _plan_argument(command("check", _check, "say whether every result is what the plan asks for, by its bytes; 1 if not"))
+
+    reasons = command("why", _why, "say why a run or a target would be made, or that it is current")
+    reasons.add_argument("names", nargs="+", metavar="NAME", help="a run (stage/name or fingerprint), a target, or all")
+    reasons.add_argument(
+        "--params", nargs="+", type=Path, default=[Path("params.yaml")], help="as for plan; default: params.yaml"
+    )
 
     show = command("show", _show, "print what came of a study: its runs, its claims, and where the report lies")
     show.add_argument("results", type=Path, nargs="?", default=Path("results"), help="default: %(default)s")
@@ -90,13 +98,19 @@ def _plan_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", type=Path, help="a plan file, as printed by the command plan")
 
 
-def _plan(options: argparse.Namespace) -> None:
+def _study(params: list[Path]) -> Study:
+    """The study that parameter files ask for."""
     from grokdistill.params import read, validate
-    from grokdistill.plan import write_plan
     from grokdistill.runs import enumerate_runs
+
+    return enumerate_runs(validate(read(params), " + ".join(map(str, params))))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from grokdistill.plan import write_plan
     from grokdistill.store import Store
 
-    study = enumerate_runs(validate(read(options.params), " + ".join(map(str, options.params))))
+    study = _study(options.params)
     path = write_plan(study)
     store = Store(Path(study.params.paths.results) / "store")
     for stage in STAGES:
@@ -148,7 +162,7 @@ def _adopt(options: argparse.Namespace) -> None:
     for run in found.other:
         print(f"left alone: {run.stage}/{run.name} in {source} was made by another recipe; it will be made anew")
     print(
-        f"{len(found.adopted)} runs adopted from {source}, {len(found.there)} were in the store, "
+        f"{len(found.adopted)} runs adopted from {source}, {found.there} were in the store, "
         f"{len(found.missing) + len(found.other)} are still to be made"
     )
     if found.refused:
@@ -183,33 +197,41 @@ def _only(runs: list[PlannedRun], command: str, stages: tuple[str, ...]) -> None
 def _publish(options: argparse.Namespace) -> None:
     from grokdistill.plan import Plan
     from grokdistill.publish import publish
+    from grokdistill.targets import making
 
-    publish(Plan.load(options.plan), options.stage)
+    plan = Plan.load(options.plan)
+    with making(plan, options.stage):
+        publish(plan, options.stage)
 
 
 def _tables(options: argparse.Namespace) -> None:
     from grokdistill.plan import Plan
     from grokdistill.publish import tables
+    from grokdistill.targets import making
 
-    tables(Plan.load(options.plan))
+    plan = Plan.load(options.plan)
+    with making(plan, "tables"):
+        tables(plan)
 
 
 def _figures(options: argparse.Namespace) -> None:
     from grokdistill import figures
     from grokdistill.plan import Plan
     from grokdistill.publish import read_runs
+    from grokdistill.targets import making
 
     plan = Plan.load(options.plan)
     for number in options.numbers or figures.FIGURES:
-        figures.draw(
-            number,
-            read_runs(plan.results),
-            _curves(plan),
-            plan.results / "figures",
-            main_pair=plan.params.primes.pair,
-            threshold=plan.params.evaluation.threshold,
-            dpi=plan.params.figures.dpi,
-        )
+        with making(plan, f"figure-{number}"):
+            figures.draw(
+                number,
+                read_runs(plan.results),
+                _curves(plan),
+                plan.results / "figures",
+                main_pair=plan.params.primes.pair,
+                threshold=plan.params.evaluation.threshold,
+                dpi=plan.params.figures.dpi,
+            )
 
 
 def _claims(options: argparse.Namespace) -> None:
@@ -217,17 +239,61 @@ def _claims(options: argparse.Namespace) -> None:
     from grokdistill.files import write
     from grokdistill.plan import Plan
     from grokdistill.publish import read_runs
+    from grokdistill.targets import making
 
     plan = Plan.load(options.plan)
-    frame = claims.evaluate(
-        claims.load_claims(options.claims),
-        read_runs(plan.results),
-        _curves(plan),
-        main_pair=plan.params.primes.pair,
-        min_n=plan.params.claims.min_n,
-    )
-    write(plan.results / "claims.csv", frame.to_csv(index=False, lineterminator="\n"))
+    with making(plan, "claims"):
+        frame = claims.evaluate(
+            claims.load_claims(Path(plan.params.paths.claims)),
+            read_runs(plan.results),
+            _curves(plan),
+            main_pair=plan.params.primes.pair,
+            min_n=plan.params.claims.min_n,
+        )
+        write(plan.results / "claims.csv", frame.to_csv(index=False, lineterminator="\n"))
     print(", ".join(f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts().items()))
+
+
+def _manifests(options: argparse.Namespace) -> None:
+    from grokdistill.plan import Plan
+    from grokdistill.targets import write_manifests
+
+    write_manifests(Plan.load(options.plan))
+
+
+def _check(options: argparse.Namespace) -> None:
+    from grokdistill.files import DamagedFile
+    from grokdistill.plan import Plan
+    from grokdistill.publish import culprit
+    from grokdistill.targets import Hashes, manifests, why_not_current
+
+    plan, hashes = Plan.load(options.plan), Hashes()
+    wrong = []
+    for name, target in plan.targets.items():
+        if reason := why_not_current(target, hashes):
+            wrong.append(f"{name}: {culprit(plan, name) or reason}")
+    for path, text in manifests(plan).items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            wrong.append(f"{path}: does not list what the parameters ask for")
+    if wrong:
+        raise DamagedFile("\n  ".join(["results are not what the parameters, sources and records say:", *wrong]))
+    print(f"{len(plan.targets)} results are what the parameters, sources and records say")
+
+
+def _why(options: argparse.Namespace) -> None:
+    from grokdistill.jobs import JobError
+    from grokdistill.plan import Plan, write_plan
+    from grokdistill.targets import Hashes
+    from grokdistill.why import Unknown, explain, find
+
+    plan, hashes = Plan.load(write_plan(_study(options.params))), Hashes()
+    for name in options.names:
+        try:
+            found = find(plan, name)
+        except Unknown as error:
+            raise JobError(error.args[0]) from None
+        for what in found:
+            print("\n".join(explain(plan, what, hashes)))
 
 
 def _show(options: argparse.Namespace) -> None:

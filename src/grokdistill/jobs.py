@@ -157,6 +157,7 @@ def _record(run: PlannedRun, execution: dict[str, Any]) -> dict[str, Any]:
         "config": run.config.model_dump(exclude_none=True),
         "parents": run.parents,
         "sources": run.sources,
+        "parts": sources.parts(f"grokdistill.stages.{run.stage}"),
         "execution": execution,
     }
 

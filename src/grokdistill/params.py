@@ -83,6 +83,7 @@ class Paths(Section):
 
     results: str = Field("results", description="Folder for everything that runs write.")
     datasets: str = Field("data/datasets", description="Folder for the generated datasets (a view, tracked by DVC).")
+    claims: str = Field("data/paper/claims.yaml", description="The file with the paper's claims.")
 
     @field_validator("results", "datasets")
     @classmethod

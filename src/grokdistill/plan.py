@@ -1,23 +1,23 @@
 """The plan of a study as a file: what every command but the planning itself reads.
 
 A plan is written from the parameters, named by its content, and never changed, so that jobs of a running study keep theirs
-when the parameters are edited meanwhile. Each stage also has a manifest: the runs it consists of, rewritten only when its
-bytes change, which is what tables and figures depend on.
+when the parameters are edited meanwhile.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from grokdistill.config import STAGES, RunConfig
-from grokdistill.files import DamagedFile, write, write_if_changed
+from grokdistill.config import RunConfig
+from grokdistill.files import DamagedFile, write
 from grokdistill.params import Params
 from grokdistill.runs import Run, Study
 from grokdistill.store import Store
+from grokdistill.targets import Target, enumerate_targets
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,19 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's runs by fingerprint, its folders, and its parameters."""
+    """A study's runs by fingerprint, its targets by name, its folders, and its parameters."""
 
     params: Params
     entries: dict[str, dict[str, Any]]
+    targets: dict[str, Target]
 
     @classmethod
     def load(cls, path: Path) -> Plan:
         """Read a plan file."""
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            return cls(Params.model_validate(document["params"]), document["runs"])
+            targets = {name: Target(**entry) for name, entry in document["targets"].items()}
+            return cls(Params.model_validate(document["params"]), document["runs"], targets)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedFile(f"{path}: not a plan ({error}); make it anew with `python -m grokdistill plan`") from None
 
@@ -77,24 +79,20 @@ class Plan:
 
 
 def write_plan(study: Study) -> Path:
-    """Write the plan and the stages' manifests below the study's results; returns the plan's path."""
+    """Write the plan into the study's store; returns its path."""
     results = Path(study.params.paths.results)
     batches = study.together
     runs = {run.fingerprint: _entry(run, batches[run.fingerprint]) for run in study.runs}
-    document = {"params": study.params.model_dump(mode="json"), "runs": runs}
+    targets = {
+        name: {field.name: getattr(target, field.name) for field in fields(target)}
+        for name, target in enumerate_targets(study).items()
+    }
+    document = {"params": study.params.model_dump(mode="json"), "runs": runs, "targets": targets}
     text = json.dumps(document, indent=1) + "\n"
     path = results / "store" / "plans" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
     if not path.is_file():
         write(path, text)
-    for stage in STAGES:
-        lines = "".join(f"{run.fingerprint} {run.name}\n" for run in study.of(stage))
-        write_if_changed(manifest(results, stage), lines)
     return path
-
-
-def manifest(results: Path, stage: str) -> Path:
-    """A stage's manifest: one line per run, fingerprint and name."""
-    return results / "plan" / f"{stage}.txt"
 
 
 def _entry(run: Run, batch: tuple[Run, ...]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from grokdistill import summary
 from grokdistill.config import STAGES
-from grokdistill.files import DamagedFile, to_json, write
+from grokdistill.files import DamagedFile, sha256, to_json, write
 from grokdistill.plan import Plan
 from grokdistill.store import CHECKPOINT, CURVE, DATASET, RECORD
 
@@ -37,6 +37,27 @@ def publish(plan: Plan, stage: str) -> None:
     _lay_out(results / "curves" / stage, curves)
     rows = [summary.row(plan, run) for run in runs]
     write(results / "metrics" / f"{stage}.json", to_json(summary.metrics(plan, rows)))
+
+
+def culprit(plan: Plan, stage: str) -> str | None:
+    """The first file of a stage's view that is not its record's, in words; None where there is none, or no such view."""
+    if stage not in STAGES:
+        return None
+    view = Path(plan.params.paths.datasets) if stage == "datasets" else plan.results / stage
+    for run in plan.stage(stage):
+        path = view / run.name / RECORD
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            outputs = {view / run.name / name: digest for name, digest in record["outputs"].items()}
+            made = record["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"{path} is not a record ({error!r})"
+        if made != run.fingerprint:
+            return f"{path} is run {made}, asked for is {run.fingerprint}"
+        for file, digest in outputs.items():
+            if not file.is_file() or sha256(file) != digest:
+                return f"{file} {'does not match its record' if file.is_file() else 'is missing'}"
+    return None
 
 
 def _lay_out(folder: Path, wanted: dict[str, Path]) -> None:

@@ -1,6 +1,6 @@
 """Which sources a stage depends on, and a digest of what they compute.
 
-Dependencies are read from the import statements, so nothing is listed by hand. The digest is taken of the syntax tree
+Dependencies are read from the import statements, so nothing is listed by hand. A digest is taken of the syntax tree
 without docstrings, so that comments, blank lines, line breaks and documentation do not count; imports for type checking
 alone (`if TYPE_CHECKING:`) do not count either, since they never run.
 """
@@ -98,6 +98,28 @@ def digest(module: str) -> str:
     return total.hexdigest()
 
 
-def files(module: str) -> list[str]:
-    """Source files of the closure, relative to the package's folder, in the order of their names."""
-    return [module_path(name).relative_to(ROOT).as_posix() for name in closure(module)]
+def parts(module: str) -> dict[str, dict[str, str]]:
+    """Short digests of what the closure is made of, to tell later what changed: file -> function or method -> digest.
+
+    What a file or class holds beside its functions is under "" and under the class's name.
+    """
+    return {module_path(name).relative_to(ROOT).as_posix(): _parts(name) for name in closure(module)}
+
+
+@cache
+def _parts(module: str) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+
+    def visit(body: list[ast.stmt], place: str) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                found.setdefault(place + node.name, []).append(_dump(node))
+            elif isinstance(node, ast.ClassDef):
+                head = [*node.bases, *node.keywords, *node.decorator_list]
+                found.setdefault(place + node.name, []).append(_dump(head))
+                visit(node.body, f"{place}{node.name}.")
+            else:
+                found.setdefault(place.rstrip("."), []).append(_dump(node))
+
+    visit(_tree(module).body, "")
+    return {name: hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8] for name, texts in found.items()}

@@ -252,7 +252,7 @@ def test_the_same_twice_gives_the_same_bytes(finished, study, tiny):
         ("*.safetensors",),
         ("metrics/*.json",),
         ("curves/*/*.csv",),
-        ("plan/*.txt",),
+        ("store/plans/*.json",),
     ):
         first, second = bytes_below(finished.results, *patterns), bytes_below(again.results, *patterns)
         assert first.keys() == second.keys() != set()

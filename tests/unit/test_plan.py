@@ -1,4 +1,4 @@
-"""Plans and manifests: what is written, when it changes, and that it can be read back."""
+"""Plans: what is written, when it changes, and that it can be read back."""
 
 import json
 
@@ -59,23 +59,6 @@ def test_a_plan_is_named_by_its_content_and_never_changed(tiny, tmp_path):
     assert first.read_bytes() == before
 
 
-def test_manifests_list_each_stages_runs_and_keep_still_when_nothing_changes(tiny, tmp_path):
-    def manifests():
-        return {stage: (tmp_path / f"results/plan/{stage}.txt") for stage in STAGES}
-
-    study = enumerate_runs(validate(tiny))
-    write_plan(study)
-    for stage, path in manifests().items():
-        lines = [line.split() for line in path.read_text().splitlines()]
-        assert lines == [[run.fingerprint, run.name] for run in study.of(stage)]
-    inodes = {stage: path.stat().st_ino for stage, path in manifests().items()}
-    tiny["continual"]["alpha"] = 0.1
-    tiny["figures"] = {"dpi": 90}
-    write_plan(enumerate_runs(validate(tiny)))
-    moved = {stage for stage, path in manifests().items() if path.stat().st_ino != inodes[stage]}
-    assert moved == {"continual"}
-
-
 def test_a_study_writes_below_its_results_alone(tiny, tmp_path):
     tiny["paths"] = {"results": "results-other/where", "datasets": "results-other/where/datasets"}
     write_plan(enumerate_runs(validate(tiny)))
@@ -96,4 +79,4 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path, content):
 def test_a_plan_holds_plain_json(tiny):
     path = write_plan(enumerate_runs(validate(tiny)))
     document = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert set(document) == {"params", "runs"}
+    assert set(document) == {"params", "runs", "targets"}

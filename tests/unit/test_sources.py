@@ -97,7 +97,7 @@ def test_classes_and_async_functions_lose_their_docstrings_alone(package):
 def test_the_closure_follows_imports_transitively(package):
     package()
     assert sources.closure("pkg.top") == ("pkg.deep", "pkg.low", "pkg.middle", "pkg.top")
-    assert sources.files("pkg.top") == ["deep.py", "low.py", "middle.py", "top.py"]
+    assert list(sources.parts("pkg.top")) == ["deep.py", "low.py", "middle.py", "top.py"]
     assert sources.closure("pkg.middle") == ("pkg.deep", "pkg.middle")
 
 

@@ -56,5 +56,6 @@ def test_plots_diff_draws(reproduced: tuple[Clone, str, str]):
 
 def test_teachers_were_trained_once(reproduced: tuple[Clone, str, str]):
     clone, *_ = reproduced
-    trained = {stage.name: len(list(stage.iterdir())) for stage in (clone.root / "results/store").iterdir()}
+    store = clone.root / "results/store"
+    trained = {stage: len(list((store / stage).iterdir())) for stage in ("teachers", "students", "joint")}
     assert (trained["teachers"], trained["students"], trained["joint"]) == (1, 4, 3)

@@ -9,13 +9,14 @@ use rule train_teachers as train_baselines with:
 
 use rule teachers as baselines with:
     input:
-        manifests("baselines"),
+        wanted("baselines"),
         ancient(markers("baselines")),
         plan=ancient(PLAN),
     output:
         view=directory(f"{RESULTS}/baselines"),
         curves=directory(f"{RESULTS}/curves/baselines"),
         metrics=f"{RESULTS}/metrics/baselines.json",
+        stamp=stamp("baselines"),
     log:
         f"{RESULTS}/logs/baselines.log",
     params:

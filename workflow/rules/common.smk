@@ -11,10 +11,11 @@ shell.prefix(
     'set -euo pipefail; export PYTHONPATH="%s${{PYTHONPATH:+:$PYTHONPATH}}"; ' % SOURCES
 )
 
-from grokdistill import sources
+from grokdistill import targets
+from grokdistill.adopt import adopt
 from grokdistill.config import STAGES
 from grokdistill.params import ParamsError, validate
-from grokdistill.plan import manifest, write_plan
+from grokdistill.plan import Plan, write_plan
 from grokdistill.runs import enumerate_runs
 
 try:
@@ -26,6 +27,21 @@ except ParamsError as error:
 PLAN = write_plan(STUDY)
 RESULTS = PARAMS.paths.results
 RUNS = {run.fingerprint: run for run in STUDY.runs}
+
+# What to make is decided here by content, and handed to Snakemake as timestamps: a run is made where the store lacks it, a
+# target where its `wanted` file is new. First, what lies in views and not in the store, as after a pull, is taken into it.
+if workflow.is_main_process:
+    _plan = Plan.load(Path(PLAN))
+    _found = adopt(_plan, Path(RESULTS))
+    if _found.adopted:
+        print(
+            f"{len(_found.adopted)} runs adopted from {RESULTS} into its store",
+            file=sys.stderr,
+        )
+    for _line in _found.refused:
+        print(f"not adopted, and to be made anew: {_line}", file=sys.stderr)
+    for _name, _reason in targets.mark(_plan).items():
+        print(f"{_name}: to be made, since {_reason}", file=sys.stderr)
 
 
 wildcard_constraints:
@@ -60,9 +76,14 @@ def markers(*stages):
     return [done(run) for stage in stages for run in STUDY.of(stage)]
 
 
-def manifests(*stages):
-    """What these stages consist of; rewritten only when it changes."""
-    return [str(manifest(Path(RESULTS), stage)) for stage in stages]
+def wanted(name):
+    """The file that is newer than a target exactly where the target has to be made."""
+    return str(targets.marker(Path(RESULTS), name))
+
+
+def stamp(name):
+    """What a target was made from, beside it."""
+    return f"{RESULTS}/made/{name}.json"
 
 
 def log_of(stage):
@@ -73,8 +94,3 @@ def log_of(stage):
 def curves_of_all_stages():
     """Folders of published curves."""
     return [f"{RESULTS}/curves/{stage}" for stage in STAGES[1:]]
-
-
-def code_of(module):
-    """Digest of a module and all that it imports, so that a job reruns when what it computes changes."""
-    return sources.digest(f"grokdistill.{module}")

@@ -8,13 +8,14 @@ use rule train_teachers as train_continual with:
 
 use rule teachers as continual with:
     input:
-        manifests("continual"),
+        wanted("continual"),
         ancient(markers("continual")),
         plan=ancient(PLAN),
     output:
         view=directory(f"{RESULTS}/continual"),
         curves=directory(f"{RESULTS}/curves/continual"),
         metrics=f"{RESULTS}/metrics/continual.json",
+        stamp=stamp("continual"),
     log:
         f"{RESULTS}/logs/continual.log",
     params:

@@ -14,16 +14,15 @@ rule generate_datasets:
 
 rule datasets:
     input:
-        manifests("datasets"),
+        wanted("datasets"),
         ancient(markers("datasets")),
         plan=ancient(PLAN),
     output:
-        directory(PARAMS.paths.datasets),
+        view=directory(PARAMS.paths.datasets),
+        stamp=stamp("datasets"),
     log:
         f"{RESULTS}/logs/datasets.log",
     conda:
         "../envs/grokdistill.yaml"
-    params:
-        code=code_of("publish"),
     shell:
         "python -m grokdistill publish {input.plan} datasets 2>&1 | tee {log}"

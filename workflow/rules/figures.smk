@@ -1,7 +1,8 @@
 # Figures 1 to 7 of the paper.
 rule draw_figure:
     input:
-        runs=rules.tables.output.runs,
+        wanted("figure-{number}"),
+        runs=ancient(rules.tables.output.runs),
         curves=ancient(curves_of_all_stages()),
         plan=ancient(PLAN),
     output:
@@ -12,14 +13,11 @@ rule draw_figure:
             labels={"figure": "{number}"},
         ),
         pdf=f"{RESULTS}/figures/figure-{{number}}.pdf",
+        stamp=stamp("figure-{number}"),
     log:
         f"{RESULTS}/logs/figures/{{number}}.log",
     conda:
         "../envs/grokdistill.yaml"
-    params:
-        code=code_of("figures"),
-        look=f"{PARAMS.figures} threshold={PARAMS.evaluation.threshold}",
-        pair=PARAMS.primes.pair,
     shell:
         "python -m grokdistill figures {input.plan} {wildcards.number} 2>&1 | tee {log}"
 

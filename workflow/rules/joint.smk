@@ -8,13 +8,14 @@ use rule train_teachers as train_joint with:
 
 use rule teachers as joint with:
     input:
-        manifests("joint"),
+        wanted("joint"),
         ancient(markers("joint")),
         plan=ancient(PLAN),
     output:
         view=directory(f"{RESULTS}/joint"),
         curves=directory(f"{RESULTS}/curves/joint"),
         metrics=f"{RESULTS}/metrics/joint.json",
+        stamp=stamp("joint"),
     log:
         f"{RESULTS}/logs/joint.log",
     params:

@@ -8,13 +8,14 @@ use rule train_teachers as train_students with:
 
 use rule teachers as students with:
     input:
-        manifests("students"),
+        wanted("students"),
         ancient(markers("students")),
         plan=ancient(PLAN),
     output:
         view=directory(f"{RESULTS}/students"),
         curves=directory(f"{RESULTS}/curves/students"),
         metrics=f"{RESULTS}/metrics/students.json",
+        stamp=stamp("students"),
     log:
         f"{RESULTS}/logs/students.log",
     params:

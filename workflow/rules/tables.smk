@@ -1,7 +1,7 @@
 # One row per training run: what came of it, and what it cost.
 rule tables:
     input:
-        manifests(*STAGES[1:]),
+        wanted("tables"),
         ancient(markers(*STAGES[1:])),
         plan=ancient(PLAN),
     output:
@@ -12,12 +12,10 @@ rule tables:
             labels={"table": "all runs"},
         ),
         costs=f"{RESULTS}/costs.csv",
+        stamp=stamp("tables"),
     log:
         f"{RESULTS}/logs/tables.log",
     conda:
         "../envs/grokdistill.yaml"
-    params:
-        code=code_of("publish"),
-        measures=str(PARAMS.evaluation),
     shell:
         "python -m grokdistill tables {input.plan} 2>&1 | tee {log}"

@@ -19,20 +19,19 @@ rule train_teachers:
 
 rule teachers:
     input:
-        manifests("teachers"),
+        wanted("teachers"),
         ancient(markers("teachers")),
         plan=ancient(PLAN),
     output:
         view=directory(f"{RESULTS}/teachers"),
         curves=directory(f"{RESULTS}/curves/teachers"),
         metrics=f"{RESULTS}/metrics/teachers.json",
+        stamp=stamp("teachers"),
     log:
         f"{RESULTS}/logs/teachers.log",
     conda:
         "../envs/grokdistill.yaml"
     params:
         stage="teachers",
-        code=code_of("publish"),
-        measures=str(PARAMS.evaluation),
     shell:
         "python -m grokdistill publish {input.plan} {params.stage} 2>&1 | tee {log}"

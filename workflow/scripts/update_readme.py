@@ -46,8 +46,8 @@ def speed(folder: Path) -> str:
         rows.append([name, *(f"{found['ratios'][name]:.2f}" for found in step["steps"])])
     table = markdown(pd.DataFrame(rows, columns=[f"one update of {about['batch']:,} examples", *columns]))
     return (
-        f"{table}\n{about['processor']}, PyTorch {about['versions']['torch']}, median of {about['updates']} updates. Planning a "
-        f"study of {largest['runs']:,} runs (`snakemake -n`) takes {largest['planning']:.0f} seconds, its tables "
+        f"{table}\n{about['processor']}, PyTorch {about['versions']['torch']}, median of {about['updates']} updates. Planning "
+        f"a study of {largest['runs']:,} runs (`snakemake -n`) takes {largest['planning']:.0f} seconds, its tables "
         f"{largest['tables']:.0f}.\n"
     )
 

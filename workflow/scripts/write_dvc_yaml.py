@@ -1,24 +1,25 @@
 """Write dvc.yaml from the library: `python workflow/scripts/write_dvc_yaml.py` (a test fails where the two differ).
 
-DVC owns the boundaries between stages. Its first stage writes the manifests, the lists of fingerprints that say what every
-stage consists of; each further stage depends on its own manifest and on what it reads, so DVC reruns a stage exactly when
-one of its runs has changed. Inside a stage, Snakemake decides.
+DVC owns the boundaries between stages. Its first stage writes the manifests, which say what every stage is made from; each
+further stage depends on its own manifest and on the views that it reads, so DVC runs a stage exactly when Snakemake has
+something to make in it. Inside a stage, Snakemake decides. All outputs persist: DVC deletes none before a stage runs, and
+Snakemake replaces exactly what is not as its stamp says.
 """
 
 from pathlib import Path
 
 import yaml
 
-from grokdistill import sources
 from grokdistill.config import STAGES
 from grokdistill.params import Params, read, validate
-from grokdistill.plan import manifest
+from grokdistill.runs import enumerate_runs
+from grokdistill.targets import Target, enumerate_targets
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """\
 # Written by workflow/scripts/write_dvc_yaml.py; change it there. `dvc repro` runs the same jobs as `snakemake`.
 """
-# The stages whose views a stage reads.
+# The stages whose views a stage reads; figures and claims read the tables and the curves.
 READS = {
     "datasets": (),
     "teachers": ("datasets",),
@@ -26,61 +27,46 @@ READS = {
     "students": ("datasets", "teachers"),
     "joint": ("datasets", "teachers", "students"),
     "continual": ("datasets", "teachers"),
+    "tables": STAGES[1:],
 }
-
-
-def code(module: str) -> list[str]:
-    """Source files that a module and its imports consist of."""
-    return [f"src/grokdistill/{name}" for name in sources.files(f"grokdistill.{module}")]
 
 
 def document(params: Params) -> dict:
     """The content of dvc.yaml."""
-    results, training = params.paths.results, STAGES[1:]
-    view = {stage: f"{results}/{stage}" for stage in training} | {"datasets": params.paths.datasets}
-    manifests = {stage: manifest(Path(results), stage).as_posix() for stage in STAGES}
-    curves = [f"{results}/curves/{stage}" for stage in training]
+    results = params.paths.results
+    groups: dict[str, list[Target]] = {}
+    for target in enumerate_targets(enumerate_runs(params)).values():
+        groups.setdefault(target.group, []).append(target)
+    view = {stage: params.paths.datasets if stage == "datasets" else f"{results}/{stage}" for stage in STAGES}
+    curves = [f"{results}/curves/{stage}" for stage in STAGES[1:]]
+    manifests = {name: f"{results}/plan/{name}.txt" for name in groups}
 
-    def stage(target: str, deps: list[str], **more: list) -> dict:
-        return {"cmd": f"snakemake --cores 1 --resources gpu=1 -- {target}", "deps": deps} | more
+    def made(path: str) -> dict:
+        return {path: {"persist": True} if path in view.values() else {"cache": False, "persist": True}}
 
-    def in_git(*paths: str) -> list[dict]:
-        return [{path: {"cache": False}} for path in paths]
+    def stage(command: str, **more: list) -> dict:
+        return {"cmd": f"snakemake --cores 1 --resources gpu=1 -- {command}"} | more
 
     stages = {
-        "plan": {
-            "cmd": "snakemake --cores 1 -- plan",
-            "deps": ["src/grokdistill"],
-            "params": [name for name in Params.model_fields if name not in ("paths", "execution", "figures", "claims")],
-            "outs": [{path: {"cache": False, "persist": True}} for path in manifests.values()],
-        }
+        "plan": stage(
+            "plan",
+            deps=["src/grokdistill", params.paths.claims],
+            params=[name for name in Params.model_fields if name not in ("paths", "execution")],
+            outs=[made(path) for path in manifests.values()],
+        )
     }
-    for name in STAGES:
-        deps = [manifests[name], *(view[other] for other in READS[name]), *code("publish")]
-        own = {"params": [name, "evaluation"], "metrics": in_git(f"{results}/metrics/{name}.json")} if name in training else {}
-        outs = [view[name], *(in_git(f"{results}/curves/{name}") if name in training else [])]
-        stages[name] = stage(name, deps, **own, outs=outs)
-    stages["tables"] = stage(
-        "tables",
-        [*(manifests[name] for name in training), *(view[name] for name in training), *code("publish")],
-        params=["evaluation"],
-        outs=in_git(f"{results}/runs.csv", f"{results}/costs.csv"),
-    )
-    drawn = [f"{results}/figures/figure-{number}" for number in range(1, 8)]
-    stages["figures"] = stage(
-        "figures",
-        [f"{results}/runs.csv", *curves, *code("figures")],
-        params=["figures", "primes"],
-        outs=[*in_git(*(f"{name}.png" for name in drawn)), *(f"{name}.pdf" for name in drawn)],
-    )
-    stages["claims"] = stage(
-        "claims",
-        [f"{results}/runs.csv", *curves, "data/paper/claims.yaml", *code("claims")],
-        params=["claims", "primes"],
-        outs=in_git(f"{results}/claims.csv"),
-    )
+    for name, targets in groups.items():
+        paths = [path for target in targets for path in (*target.outputs, target.stamp)]
+        measured = [path for path in paths if path.startswith(f"{results}/metrics/")]
+        read = [view[other] for other in READS[name]] if name in READS else [f"{results}/runs.csv", *curves]
+        stages[name] = stage(
+            name,
+            deps=[manifests[name], *read],
+            **({"metrics": [made(path) for path in measured]} if measured else {}),
+            outs=[made(path) for path in paths if path not in measured],
+        )
     plots = [{path: {"x": "step", "y": "test_acc", "x_label": "optimizer updates"}} for path in curves]
-    plots += [f"{name}.png" for name in drawn]
+    plots += [path for target in groups["figures"] for path in target.outputs if path.endswith(".png")]
     return {"stages": stages, "plots": plots}
 
 
