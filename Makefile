@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 IN := . $(VENV)/bin/activate &&
 QUICK := --configfile config/quick.yaml
 
-.PHONY: help setup demo report readme test bench lint format clean
+.PHONY: help setup demo report record restore readme test bench lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,12 @@ demo: $(READY) ## the whole DAG at quick scale, on the CPU, into results-quick/
 
 report: $(READY) ## Snakemake's own report of the full-scale results
 	$(IN) snakemake --quiet all --report results/report.html
+
+record: $(READY) ## after `snakemake`: check what it made, and record it in DVC
+	$(IN) python workflow/scripts/results.py record
+
+restore: $(READY) ## after `git checkout` or in a fresh clone: this commit's results, from DVC's cache or its remote
+	$(IN) python workflow/scripts/results.py restore
 
 readme: $(READY) ## write the demo's claims and figure into the README
 	$(IN) python workflow/scripts/update_readme.py

@@ -187,33 +187,35 @@ def why_not_current(target: Target, hashes: Hashes) -> str | None:
 
 
 def mark(plan: Plan) -> dict[str, str]:
-    """Leave, for each target, a file below the store that is newer than its outputs exactly where it has to be made.
+    """Say by timestamps what has to be made, for tools that go by them.
 
-    For tools that decide by timestamps. Returns the targets to be made, with the reason.
+    Of each target that is current, the files `wanted` and `made` below the store are as old as can be; where it has to be made,
+    `wanted` is new. Returns the targets to be made, with the reason.
     """
-    hashes, wanted = Hashes(plan.store.root / "hashes.json"), {}
-    for name, target in plan.targets.items():
-        path, reason = marker(plan.results, name), why_not_current(target, hashes)
+    hashes = Hashes(plan.store.root / "hashes.json")
+    reasons = {name: why_not_current(target, hashes) for name, target in plan.targets.items()}
+    listed = all(path.is_file() and path.read_text(encoding="utf-8") == text for path, text in manifests(plan).items())
+    reasons["plan"] = None if listed else "the manifests say something else"
+    for name, reason in reasons.items():
         if reason:
-            wanted[name] = reason
-            write(path, f"{target.digest} {time.time_ns()}\n")
-        else:
+            write(wanted(plan.results, name), f"{name} {time.time_ns()}\n")
+            continue
+        for path in (wanted(plan.results, name), made(plan.results, name)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             os.utime(path, (LONG_AGO, LONG_AGO))
-    if any(not path.is_file() or path.read_text(encoding="utf-8") != text for path, text in manifests(plan).items()):
-        wanted["plan"] = "the manifests say something else"
-        write(marker(plan.results, "plan"), f"{time.time_ns()}\n")
-    else:
-        marker(plan.results, "plan").touch()
-        os.utime(marker(plan.results, "plan"), (LONG_AGO, LONG_AGO))
     hashes.keep()
-    return wanted
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
-def marker(results: Path, name: str) -> Path:
-    """The file that `mark` leaves for a target."""
-    return results / "store" / "wanted" / name
+def wanted(results: Path, name: str) -> Path:
+    """The file that `mark` renews where a target has to be made."""
+    return results / "store" / "targets" / f"{name}.wanted"
+
+
+def made(results: Path, name: str) -> Path:
+    """The file that whoever makes a target touches afterwards."""
+    return results / "store" / "targets" / f"{name}.made"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from grokdistill.config import STAGES
 from grokdistill.params import read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +65,24 @@ class Clone:
             return Counter()
         counts = Counter({name: int(count) for name, count in (line.split() for line in table[1].splitlines())})
         return Counter({name: count for name, count in counts.items() if name not in ("all", "figures", "plan")})
+
+    def planned_runs(self, *arguments: str) -> set[str]:
+        """Names of the runs that a dry run would train, as stage/name without the seed 0."""
+        printed = self.snakemake("--dry-run", *arguments)
+        plans = sorted((self.root / "results/store/plans").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        names = {
+            key: f"{run['stage']}/{run['name']}" for plan in plans for key, run in json.loads(plan.read_text())["runs"].items()
+        }
+        found = re.findall(r"^    output: results/store/(\w+)/([0-9a-f]{20})/done", printed, re.M)
+        return {f"{stage}/{runs[key]['name']}".removesuffix("-s0") for stage, key in found if stage != "datasets"}
+
+    def results(self, command: str, ok: bool = True) -> str:
+        """Record results in DVC, or restore them from it."""
+        return self.run("python", "workflow/scripts/results.py", command, ok=ok)
+
+    def trained(self) -> dict[str, int]:
+        """How many runs of each stage the store holds, of whatever configuration."""
+        return {stage: len(list((self.root / "results/store" / stage).glob("*/record.json"))) for stage in STAGES}
 
     def edit(self, path: str, old: str, new: str) -> None:
         """Replace a text that is there exactly once."""

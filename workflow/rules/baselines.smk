@@ -17,6 +17,7 @@ use rule teachers as baselines with:
         curves=directory(f"{RESULTS}/curves/baselines"),
         metrics=f"{RESULTS}/metrics/baselines.json",
         stamp=stamp("baselines"),
+        made=touch(made("baselines")),
     log:
         f"{RESULTS}/logs/baselines.log",
     params:

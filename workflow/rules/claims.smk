@@ -2,6 +2,7 @@
 rule claims:
     input:
         wanted("claims"),
+        made("tables", *STAGES[1:]),
         runs=ancient(rules.tables.output.runs),
         curves=ancient(curves_of_all_stages()),
         claims=ancient(PARAMS.paths.claims),
@@ -14,6 +15,7 @@ rule claims:
             labels={"table": "verdicts"},
         ),
         stamp=stamp("claims"),
+        made=touch(made("claims")),
     log:
         f"{RESULTS}/logs/claims.log",
     conda:

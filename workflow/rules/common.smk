@@ -78,7 +78,12 @@ def markers(*stages):
 
 def wanted(name):
     """The file that is newer than a target exactly where the target has to be made."""
-    return str(targets.marker(Path(RESULTS), name))
+    return str(targets.wanted(Path(RESULTS), name))
+
+
+def made(*names):
+    """The files that are new exactly where targets have just been made; what is made from them follows."""
+    return [str(targets.made(Path(RESULTS), name)) for name in names]
 
 
 def stamp(name):

@@ -16,6 +16,7 @@ use rule teachers as continual with:
         curves=directory(f"{RESULTS}/curves/continual"),
         metrics=f"{RESULTS}/metrics/continual.json",
         stamp=stamp("continual"),
+        made=touch(made("continual")),
     log:
         f"{RESULTS}/logs/continual.log",
     params:

@@ -20,6 +20,7 @@ rule datasets:
     output:
         view=directory(PARAMS.paths.datasets),
         stamp=stamp("datasets"),
+        made=touch(made("datasets")),
     log:
         f"{RESULTS}/logs/datasets.log",
     conda:

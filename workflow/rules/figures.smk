@@ -2,6 +2,7 @@
 rule draw_figure:
     input:
         wanted("figure-{number}"),
+        made("tables", *STAGES[1:]),
         runs=ancient(rules.tables.output.runs),
         curves=ancient(curves_of_all_stages()),
         plan=ancient(PLAN),
@@ -14,6 +15,7 @@ rule draw_figure:
         ),
         pdf=f"{RESULTS}/figures/figure-{{number}}.pdf",
         stamp=stamp("figure-{number}"),
+        made=touch(made("figure-{number}")),
     log:
         f"{RESULTS}/logs/figures/{{number}}.log",
     conda:

@@ -16,6 +16,7 @@ use rule teachers as joint with:
         curves=directory(f"{RESULTS}/curves/joint"),
         metrics=f"{RESULTS}/metrics/joint.json",
         stamp=stamp("joint"),
+        made=touch(made("joint")),
     log:
         f"{RESULTS}/logs/joint.log",
     params:

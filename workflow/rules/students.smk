@@ -16,6 +16,7 @@ use rule teachers as students with:
         curves=directory(f"{RESULTS}/curves/students"),
         metrics=f"{RESULTS}/metrics/students.json",
         stamp=stamp("students"),
+        made=touch(made("students")),
     log:
         f"{RESULTS}/logs/students.log",
     params:

@@ -13,6 +13,7 @@ rule tables:
         ),
         costs=f"{RESULTS}/costs.csv",
         stamp=stamp("tables"),
+        made=touch(made("tables")),
     log:
         f"{RESULTS}/logs/tables.log",
     conda:

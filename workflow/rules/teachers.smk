@@ -27,6 +27,7 @@ rule teachers:
         curves=directory(f"{RESULTS}/curves/teachers"),
         metrics=f"{RESULTS}/metrics/teachers.json",
         stamp=stamp("teachers"),
+        made=touch(made("teachers")),
     log:
         f"{RESULTS}/logs/teachers.log",
     conda:
