@@ -147,7 +147,8 @@ class Hashes:
     def _file(self, path: str) -> str | None:
         try:
             status = os.stat(path)  # noqa: PTH116
-            state = [status.st_size, status.st_mtime_ns, status.st_ino]
+            # The time of the last change of status: unlike that of the content, nobody can set it back.
+            state = [status.st_size, status.st_ctime_ns, status.st_ino]
             known = self.known.get(path)
             if not known or known[:3] != state:
                 known = [*state, sha256(Path(path))]

@@ -70,9 +70,7 @@ class Clone:
         """Names of the runs that a dry run would train, as stage/name without the seed 0."""
         printed = self.snakemake("--dry-run", *arguments)
         plans = sorted((self.root / "results/store/plans").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-        names = {
-            key: f"{run['stage']}/{run['name']}" for plan in plans for key, run in json.loads(plan.read_text())["runs"].items()
-        }
+        runs = {key: run for plan in plans for key, run in json.loads(plan.read_text())["runs"].items()}
         found = re.findall(r"^    output: results/store/(\w+)/([0-9a-f]{20})/done", printed, re.M)
         return {f"{stage}/{runs[key]['name']}".removesuffix("-s0") for stage, key in found if stage != "datasets"}
 
