@@ -265,16 +265,15 @@ def _check(options: argparse.Namespace) -> None:
     from grokdistill.files import DamagedFile
     from grokdistill.plan import Plan
     from grokdistill.publish import culprit
-    from grokdistill.targets import Hashes, manifests, why_not_current
+    from grokdistill.targets import Hashes, why_not_current, why_not_listed
 
     plan, hashes = Plan.load(options.plan), Hashes()
     wrong = []
     for name, target in plan.targets.items():
         if reason := why_not_current(target, hashes):
             wrong.append(f"{name}: {culprit(plan, name) or reason}")
-    for path, text in manifests(plan).items():
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            wrong.append(f"{path}: does not list what the parameters ask for")
+    if reason := why_not_listed(plan):
+        wrong.append(f"plan: {reason}")
     if wrong:
         raise DamagedFile("\n  ".join(["results are not what the parameters, sources and records say:", *wrong]))
     print(f"{len(plan.targets)} results are what the parameters, sources and records say")

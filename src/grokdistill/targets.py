@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FIGURES = range(1, 8)
 TIMESTAMP = ".snakemake_timestamp"  # what Snakemake leaves in a folder that a job made
+NEVER = "it has not been made yet"
 LONG_AGO = 946684800  # a timestamp that no file of a study is older than
 
 
@@ -119,6 +120,16 @@ def write_manifests(plan: Plan) -> None:
         write_if_changed(path, text)
 
 
+def why_not_listed(plan: Plan) -> str | None:
+    """Why the manifests have to be written, in words; None where they are as they should be."""
+    for path, text in manifests(plan).items():
+        if not path.is_file():
+            return NEVER
+        if path.read_text(encoding="utf-8") != text:
+            return f"{path} does not list what the parameters and sources ask for"
+    return None
+
+
 class Hashes:
     """Hashes of files and folders, kept from one time to the next: a file is read again where its status has changed."""
 
@@ -173,7 +184,7 @@ def why_not_current(target: Target, hashes: Hashes) -> str | None:
         stamp = json.loads(Path(target.stamp).read_text(encoding="utf-8"))
         digest, made_from, outputs = stamp["recipe"], stamp["made_from"], stamp["outputs"]
     except FileNotFoundError:
-        return "it has not been made yet"
+        return NEVER
     except (OSError, ValueError, KeyError, TypeError):
         return f"{target.stamp} is not a stamp"
     if digest != target.digest:
@@ -195,8 +206,7 @@ def mark(plan: Plan) -> dict[str, str]:
     """
     hashes = Hashes(plan.store.root / "hashes.json")
     reasons = {name: why_not_current(target, hashes) for name, target in plan.targets.items()}
-    listed = all(path.is_file() and path.read_text(encoding="utf-8") == text for path, text in manifests(plan).items())
-    reasons["plan"] = None if listed else "the manifests say something else"
+    reasons["plan"] = why_not_listed(plan)
     for name, reason in reasons.items():
         if reason:
             write(wanted(plan.results, name), f"{name} {time.time_ns()}\n")
@@ -207,6 +217,14 @@ def mark(plan: Plan) -> dict[str, str]:
             os.utime(path, (LONG_AGO, LONG_AGO))
     hashes.keep()
     return {name: reason for name, reason in reasons.items() if reason}
+
+
+def told(reasons: dict[str, str]) -> list[str]:
+    """What has to be made anew and why, a line for each reason; what was never made goes without saying."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"to be made anew: {', '.join(names)}: {reason}" for reason, names in by_reason.items() if reason != NEVER]
 
 
 def wanted(results: Path, name: str) -> Path:

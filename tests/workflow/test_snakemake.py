@@ -1,15 +1,12 @@
-"""What Snakemake runs, and when."""
+"""What Snakemake makes; what an edit reruns is in test_reruns.py."""
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
 
 import pytest
-from conftest import Clone, training
-
-from grokdistill.config import STAGES
+from conftest import Clone
 
 
 def test_everything_named_is_made(finished: Clone):
@@ -33,64 +30,6 @@ def test_everything_named_is_made(finished: Clone):
         verdicts = {row["verdict"] for row in csv.DictReader(file)}
     assert verdicts <= {"reproduced", "partly", "not reproduced", "not run"}
     assert {path.name for path in (finished.root / "data" / "datasets").glob("p*")} == {"p11-s0", "p7-s0"}
-
-
-def test_nothing_is_left_to_do(finished: Clone):
-    assert not finished.planned()
-
-
-def test_touched_sources_and_inputs_run_nothing(clone: Clone):
-    for path in (*clone.root.glob("src/**/*.py"), *clone.root.glob("results/store/**/*"), clone.root / "params.yaml"):
-        path.touch()
-    assert not clone.planned()
-
-
-def test_figure_style_redraws_figures_only(clone: Clone):
-    with (clone.root / "src/grokdistill/style.py").open("a") as file:
-        file.write("\nUNUSED = 1\n")
-    assert dict(clone.planned()) == {"draw_figure": 7}
-
-
-def test_alpha_retrains_students_and_what_they_teach(clone: Clone):
-    clone.params(students__alpha=0.8)
-    jobs = clone.planned()
-    assert {name: count for name, count in jobs.items() if name.startswith("train_")} == {
-        "train_students": 2,
-        "train_joint": 1,  # the distilled f_M; its supervised sibling has no teacher
-    }
-    assert jobs["teachers"] == jobs["baselines"] == jobs["continual"] == 0
-
-
-def test_threshold_measures_anew_and_trains_nothing(clone: Clone):
-    clone.params(evaluation__threshold=0.9)
-    jobs = clone.planned()
-    assert training(jobs) == 0
-    assert all(jobs[stage] == 1 for stage in ("teachers", "baselines", "students", "joint", "continual", "tables"))
-
-
-def test_a_lost_snakemake_folder_trains_nothing(clone: Clone):
-    clone.run("rm", "-r", ".snakemake")
-    assert training(clone.planned()) == 0
-
-
-def test_adopted_views_bring_a_lost_store_back(clone: Clone):
-    """As after `dvc checkout` in a clone without a store: a new threshold measures the adopted runs, where it would retrain."""
-    for stage in STAGES:
-        shutil.rmtree(clone.root / "results/store" / stage)
-    clone.params(evaluation__threshold=0.9)
-    assert training(clone.planned()) == 9
-    plan = clone.run("python", "-m", "grokdistill", "plan", "params.yaml").splitlines()[-1]
-    assert "11 runs adopted" in clone.run("python", "-m", "grokdistill", "adopt", plan)
-    planned = clone.planned()
-    assert training(planned) == planned["generate_datasets"] == 0
-    assert planned["teachers"] == 1  # measured anew
-
-
-def test_an_added_seed_trains_only_itself(clone: Clone):
-    clone.params(seeds=[0, 1])
-    assert training(clone.planned()) == 9
-    clone.params(execution={"seeds_per_job": 2})
-    assert training(clone.planned()) == 9
 
 
 def test_seeds_share_a_job(clone: Clone):

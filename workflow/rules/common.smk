@@ -40,8 +40,8 @@ if workflow.is_main_process:
         )
     for _line in _found.refused:
         print(f"not adopted, and to be made anew: {_line}", file=sys.stderr)
-    for _name, _reason in targets.mark(_plan).items():
-        print(f"{_name}: to be made, since {_reason}", file=sys.stderr)
+    for _line in targets.told(targets.mark(_plan)):
+        print(_line, file=sys.stderr)
 
 
 wildcard_constraints:
