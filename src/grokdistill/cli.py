@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 on success, 1 with a message on a known problem."""
     options = _parser().parse_args(arguments)
     from grokdistill.files import DamagedFile
-    from grokdistill.jobs import JobError
+    from grokdistill.jobs import JobError, Stopped
     from grokdistill.params import ParamsError
     from grokdistill.targets import ChangedMeanwhile
 
@@ -31,6 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
         options.command(options)
     except (ParamsError, DamagedFile, JobError, ChangedMeanwhile) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
+    except OSError as error:
+        print(f"error: {error}; free space or mend it, and type the command again: nothing half-made is kept", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

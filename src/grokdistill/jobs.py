@@ -8,6 +8,7 @@ import math
 import platform
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from grokdistill import sources
 from grokdistill.data import OPERATORS, Dataset
-from grokdistill.files import DamagedFile, load_tensors, save_tensors, write
+from grokdistill.files import DamagedFile, load_tensors, locked, save_tensors, write
 from grokdistill.plan import Plan, PlannedRun
 from grokdistill.progress import Reporter
 from grokdistill.store import CHECKPOINT, CURVE, DATASET
@@ -23,6 +24,14 @@ from grokdistill.store import CHECKPOINT, CURVE, DATASET
 
 class JobError(RuntimeError):
     """A job that cannot go on; the message says why and what to do."""
+
+
+class Stopped(RuntimeError):
+    """A training that was told to stop and has kept its state."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + number  # as shells report it
 
 
 def make_dataset(plan: Plan, run: PlannedRun) -> None:
@@ -61,8 +70,6 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
     """
     import torch
 
-    from grokdistill.train import Trainer
-
     for run in runs:
         _check_sources(run)
     if threads:
@@ -70,32 +77,111 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
     keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = runs[0].config.precision == "tf32"
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    material = _material(plan, runs, chosen)
+    with ExitStack() as held:
+        for run in runs:
+            name = f"{run.stage}/{run.name}"
+            held.enter_context(locked(plan.store.root / "locks" / run.fingerprint, f"another process trains {name}"))
+        # Runs that stopped at different steps cannot go on side by side.
+        groups: dict[int, list[PlannedRun]] = {}
+        states = {}
+        for run in runs:
+            if not plan.store.complete(run.stage, run.fingerprint):
+                states[run.fingerprint] = kept = _state(plan, run)
+                groups.setdefault(kept[0].step if kept else 0, []).append(run)
+        for together in groups.values():
+            _train_within_memory(plan, together, [states[run.fingerprint] for run in together], chosen)
+
+
+def _state(plan: Plan, run: PlannedRun) -> tuple[Any, float] | None:
+    """Where an earlier training of the run was stopped; a state that is damaged is told and deleted."""
+    from grokdistill.resume import STATE, load
+
+    folder = plan.store.folder(run.stage, run.fingerprint)
+    for left in folder.glob(".*.partial"):
+        left.unlink()
+    try:
+        return load(folder / STATE, run.fingerprint)
+    except DamagedFile as error:
+        print(f"warning: {error}; {run.stage}/{run.name} starts over", file=sys.stderr)
+        (folder / STATE).unlink()
+        return None
+
+
+def _train_within_memory(plan: Plan, runs: list[PlannedRun], states: list[Any], device: Any, split: bool = False) -> None:
+    """Train runs side by side; once, in two halves where they do not fit into memory together.
+
+    Raises:
+        JobError: where memory does not suffice even so.
+    """
+    import torch
+
+    try:
+        _train_together(plan, runs, states, device)
+    except (RuntimeError, MemoryError) as error:
+        # A processor's allocator says it in a plain RuntimeError.
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "not enough memory" not in str(error):
+            raise
+        config = runs[0].config
+        amounts = f"{len(runs)} seed(s) at a time, batches of {config.batch_size}: {str(error).splitlines()[0]}"
+        rest = [place for place, run in enumerate(runs) if not plan.store.complete(run.stage, run.fingerprint)]
+        if split or len(rest) < 2:
+            raise JobError(
+                f"{runs[0].stage}/{runs[0].cell} does not fit into the memory of {device} ({amounts}). Turn down "
+                f"execution.seeds_per_job (changes no result), or training.batch_size (changes them)"
+            ) from None
+        print(f"warning: {runs[0].cell} does not fit into memory ({amounts}); trained in two halves", file=sys.stderr)
+    else:
+        return
+    middle = len(rest) // 2
+    for half in (rest[:middle], rest[middle:]):
+        _train_within_memory(plan, [runs[place] for place in half], [states[place] for place in half], device, split=True)
+
+
+def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], device: Any) -> None:
+    """Train runs of one step side by side, and put each into the store as soon as it ends."""
+    import torch
+
+    from grokdistill.resume import STATE, StateKeeper
+    from grokdistill.train import Outcome, Trainer
+
+    material = _material(plan, runs, device)
     try:
         experiment = importlib.import_module(f"grokdistill.stages.{runs[0].stage}").experiment(material)
     except ValueError as error:
         raise JobError(f"{runs[0].stage}/{runs[0].cell}: {error}") from None
+    trainer = Trainer(experiment, device)
     reporter = Reporter(runs[0].cell, [run.config.seed for run in runs])
-    started = time.monotonic()
-    outcomes = Trainer(experiment, chosen).run(reporter)
-    seconds = time.monotonic() - started
-    execution = {
-        "seconds": round(seconds / len(runs), 3),
-        "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "seeds_in_job": len(runs),
-        "memory_mb": peak_memory(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-    }
-    for run, outcome in zip(runs, outcomes, strict=True):
-        folder = plan.store.folder(run.stage, run.fingerprint)
+    before = 0.0
+    if states[0]:
+        trainer.resume([state for state, _ in states])
+        before = states[0][1]
+        reporter.note(f"goes on at step {trainer.at:,}")
+    folders = [plan.store.folder(run.stage, run.fingerprint) for run in runs]
+    kept = [(folder / STATE, run.fingerprint) for folder, run in zip(folders, runs, strict=True)]
+    keeper = StateKeeper(kept, before, plan.params.execution.keep_seconds)
+
+    def ended(place: int, outcome: Outcome) -> None:
+        run, folder = runs[place], folders[place]
+        execution = {
+            "seconds": round(keeper.seconds / len(runs), 3),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+            "threads": torch.get_num_threads(),
+            "seeds_in_job": len(runs),
+            "memory_mb": peak_memory(),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        }
         header = {"shape": vars(experiment.engine.shape), "config": run.config.model_dump(exclude_none=True)}
         save_tensors(folder / CHECKPOINT, outcome.weights, header, "torch")
         write(folder / CURVE, _csv(outcome.curve))
         final = {name: values[-1] for name, values in outcome.curve.items() if math.isfinite(values[-1])}
         record = _record(run, execution) | {"diverged": outcome.diverged, "facts": outcome.facts, "final": final}
         plan.store.commit(run.stage, run.fingerprint, record, (CHECKPOINT, CURVE))
-    reporter.finish([(run.config.seed, outcome) for run, outcome in zip(runs, outcomes, strict=True)], seconds)
+        (folder / STATE).unlink(missing_ok=True)
+        keeper.ended.add(place)
+        reporter.ended(run.config.seed, outcome, keeper.seconds)
+
+    with keeper:
+        trainer.run(reporter, keeper, ended)
 
 
 def _material(plan: Plan, runs: list[PlannedRun], device: Any) -> Any:

@@ -352,6 +352,9 @@ class Execution(Section):
     seeds_per_job: Annotated[Int, Field(ge=1, le=1024)] = Field(
         1, description="Seeds that one training job trains side by side as one stacked model."
     )
+    keep_seconds: Annotated[Float, Field(ge=0, le=86400)] = Field(
+        20.0, description="Seconds between two saved states of a training job: what a stop can cost at most."
+    )
 
 
 class Params(Section):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from grokdistill.train import Outcome, Progress
 
+CLEAR = "\r\x1b[K"
 PLAIN_EVERY = 10.0  # seconds between lines where the output is not a terminal
 
 
@@ -30,7 +31,7 @@ class Reporter:
 
     def __init__(self, cell: str, seeds: list[int], stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
-        self.title = f"{cell} seed{'s' if len(seeds) > 1 else ''} {','.join(map(str, seeds))}"
+        self.cell, self.title = cell, f"{cell} seed{'s' if len(seeds) > 1 else ''} {','.join(map(str, seeds))}"
         self.live = self.stream.isatty()
         self.shown = 0.0
 
@@ -39,25 +40,30 @@ class Reporter:
         if not self.live and now - self.shown < PLAIN_EVERY and progress.step != progress.steps:
             return
         self.shown = now
-        rate = progress.step / max(progress.seconds, 1e-9)
+        rate = (progress.step - progress.since) / max(progress.seconds, 1e-9)
         line = (
             f"{self.title}: step {progress.step:,}/{progress.steps:,}, {rate:.0f} steps/s, "
             f"{duration((progress.steps - progress.step) / rate)} left, "
             f"train {span(progress.train_acc)}, test {span(progress.test_acc)}"
         )
-        self.stream.write(f"\r\x1b[K{line}" if self.live else f"{line}\n")
+        self.stream.write(f"{CLEAR}{line}" if self.live else f"{line}\n")
         self.stream.flush()
 
-    def finish(self, outcomes: list[tuple[int, Outcome]], seconds: float) -> None:
-        """A closing line per seed."""
-        if self.live:
-            self.stream.write("\r\x1b[K")
-        for seed, outcome in outcomes:
-            curve = outcome.curve
-            state = f"DIVERGED at step {outcome.diverged:,}" if outcome.diverged else f"{curve['step'][-1]:,} steps"
-            p1 = f", p1 {curve['p1_acc'][-1]:.3f}" if "p1_acc" in curve else ""
-            self.stream.write(
-                f"{self.title.split(' seed')[0]} seed {seed}: {state} in {duration(seconds)}, "
-                f"test {curve['test_acc'][-1]:.3f}{p1}\n"
+    def note(self, text: str) -> None:
+        """A line beside the progress."""
+        self.stream.write(f"{CLEAR if self.live else ''}{self.title}: {text}\n")
+        self.stream.flush()
+
+    def ended(self, seed: int, outcome: Outcome, seconds: float) -> None:
+        """What came of a seed."""
+        curve, clear = outcome.curve, CLEAR if self.live else ""
+        if outcome.diverged:
+            state = (
+                f"DIVERGED at step {outcome.diverged:,}: the loss or a gradient is not finite there; what is kept of it ends "
+                f"before. {duration(seconds)}"
             )
+        else:
+            state = f"{curve['step'][-1]:,} steps in {duration(seconds)}"
+        p1 = f", p1 {curve['p1_acc'][-1]:.3f}" if "p1_acc" in curve else ""
+        self.stream.write(f"{clear}{self.cell} seed {seed}: {state}, test {curve['test_acc'][-1]:.3f}{p1}\n")
         self.stream.flush()

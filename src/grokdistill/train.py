@@ -6,12 +6,12 @@ file and writes none.
 
 from __future__ import annotations
 
-import math
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from grokdistill.engine import Weights
 
 CHUNK = 4096
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of the optimizer
 MEMORIZED = 0.99  # training accuracy at which the ungrokked control stops
 
 
@@ -110,14 +111,42 @@ class Experiment:
     memorized: str = "train_acc"
 
 
+@dataclass(frozen=True)
+class State:
+    """Where one seed's training stands: all that it takes to go on as if it had never stopped.
+
+    Attributes:
+        step: updates done.
+        tensors: weights and both moments of the optimizer, on the CPU, as "weight/<name>", "exp_avg/<name>", ...
+        losses: the two loss parts, summed since the last evaluation.
+        history: one row per evaluation so far.
+    """
+
+    step: int
+    tensors: Weights
+    losses: list[float]
+    history: list[dict[str, float]]
+
+
+class Keeper(Protocol):
+    """Who keeps states, and says when."""
+
+    def due(self) -> bool:
+        """Whether to keep the states now."""
+
+    def keep(self, states: list[State]) -> None:
+        """Keep one state per seed; it may raise to stop the training."""
+
+
 @dataclass
 class Outcome:
     """What came of one seed.
 
     Attributes:
         curve: column -> values, one per evaluation; `step` is the first column.
-        weights: final parameters by name, on the CPU.
-        diverged: first evaluated step with a weight that is not finite (as a bad loss leaves it), or None.
+        weights: final parameters by name, on the CPU; of a diverged seed, the last ones with a finite loss and gradient (on a
+            GPU: those found at the next evaluation).
+        diverged: the update whose loss or gradient was not finite, or None.
         facts: numbers of the run that have no step, such as the covered share.
     """
 
@@ -129,13 +158,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands; handed to the caller after every evaluation."""
+    """Where a job stands; handed to the caller after every evaluation. `since` is the step that it went on from."""
 
     step: int
     steps: int
     seconds: float
     train_acc: list[float]
     test_acc: list[float]
+    since: int = 0
 
 
 class Trainer:
@@ -162,41 +192,112 @@ class Trainer:
         self.used = torch.tensor([token in set(experiment.tokens) for token in vocabulary], device=device)
         self.read = sum(token.isdigit() for token in experiment.tokens)
         self.seeds = next(iter(experiment.weights.values())).shape[0]
+        # Where the seeds stand: updates done, the evaluations so far, the loss parts of the interval that `train` is in, and
+        # those of its beginning where the training goes on from inside one.
+        self.at = 0
+        self.history: list[dict[str, list[float]]] = []
+        self.losses = self.carried = torch.zeros(2, self.seeds, dtype=torch.float64, device=device)
+        # Per seed, how many updates were done before the first with a loss or gradient that is not finite; -1 without one.
+        self.done = torch.zeros((), dtype=torch.int64, device=device)
+        self.bad = torch.full((self.seeds,), -1, dtype=torch.int64, device=device)
+        self.last_good: dict[int, Weights] = {}
         # Dropout's masks are drawn from a key per step, which a captured update could not change.
         self.step = Replayed(self.update, self.untouched) if on_gpu and experiment.engine.factored else self.update
 
-    def run(self, report: Callable[[Progress], None] | None = None) -> list[Outcome]:
-        """Train to the end, or to the early stop; one outcome per seed, in the experiment's order."""
-        config, started = self.config, time.monotonic()
-        history = [self.evaluate(0)]
+    def run(
+        self,
+        report: Callable[[Progress], None] | None = None,
+        keeper: Keeper | None = None,
+        ended: Callable[[int, Outcome], None] | None = None,
+    ) -> list[Outcome]:
+        """Train to the end, or to the early stop, from the beginning or from where `resume` has put it.
+
+        Args:
+            report: told where the job stands, after every evaluation.
+            keeper: keeps the states meanwhile.
+            ended: told what came of a seed as soon as it ends.
+
+        Returns:
+            One outcome per seed, in the experiment's order.
+        """
+        config, started, since = self.config, time.monotonic(), self.at
         outcomes: dict[int, Outcome] = {}
-        for start in range(0, config.steps, config.eval_every):
-            step = min(start + config.eval_every, config.steps)
-            history.append(row := self.evaluate(step, self.train(start, step)))
-            # A seed ends at its own step, whatever the seeds beside it still do.
-            for seed in range(self.seeds):
-                if seed not in outcomes and (step == config.steps or self.ended(history, seed)):
-                    outcomes[seed] = self.outcome(history, seed)
-            if report:
-                elapsed = time.monotonic() - started
-                report(Progress(step, config.steps, elapsed, row[self.experiment.memorized], row[self.experiment.judged[0]]))
+        self.history = self.history or [self.evaluate(0)]
+
+        def end(seeds: Iterator[int]) -> None:
+            for seed in seeds:
+                if seed not in outcomes:
+                    outcomes[seed] = self.outcome(seed)
+                    if ended:
+                        ended(seed, outcomes[seed])
+
+        while len(outcomes) < self.seeds:
+            stop = min((self.at // config.eval_every + 1) * config.eval_every, config.steps)
+            losses = self.train(self.at, stop, keeper)
+            end(seed for seed, step in enumerate(self.bad.tolist()) if step >= 0)
             if len(outcomes) == self.seeds:
                 break
+            self.history.append(row := self.evaluate(self.at, losses))
+            # A seed ends at its own step, whatever the seeds beside it still do.
+            end(seed for seed in range(self.seeds) if self.at == config.steps or self.ended(seed))
+            if report:
+                elapsed = time.monotonic() - started
+                accuracies = row[self.experiment.memorized], row[self.experiment.judged[0]]
+                report(Progress(self.at, config.steps, elapsed, *accuracies, since))
         return [outcomes[seed] for seed in range(self.seeds)]
 
-    def train(self, start: int, stop: int) -> Tensor:
+    def train(self, start: int, stop: int, keeper: Keeper | None = None) -> Tensor:
         """The updates after step `start` up to step `stop`, without waiting for the device in between.
 
-        Returns the loss parts per seed summed over these updates, float64 [2, seeds].
+        It ends early where every seed has diverged (on a CPU, where that shows at once). Returns the loss parts per seed summed
+        over these updates (and those before a stop, where it goes on from one), float64 [2, seeds].
         """
         experiment = self.experiment
-        total = torch.zeros(2, self.seeds, dtype=torch.float64, device=self.device)
+        self.losses, self.carried = self.carried.clone(), torch.zeros_like(self.carried)
         drawn = self.draw(experiment.batches, start, stop)
         kl_drawn = drawn if experiment.kl_batches is None else self.draw(experiment.kl_batches, start, stop)
         for step, picks, kl_picks in zip(range(start + 1, stop + 1), drawn, kl_drawn, strict=True):
             self.set_rate(self.config.learning_rate * min(1.0, step / max(1, self.config.warmup_steps)))
-            total += self.step(picks, kl_picks, *self.dropout_keys(step))
-        return total
+            self.losses += self.step(picks, kl_picks, *self.dropout_keys(step))
+            self.at = step
+            if len(self.last_good) == self.seeds:
+                break
+            if keeper and step < stop and keeper.due():
+                keeper.keep(self.states())
+        return self.losses
+
+    def states(self) -> list[State]:
+        """Where every seed stands."""
+        tensors = {}
+        for name, parameter in self.weights.items():
+            tensors[f"weight/{name}"] = parameter.detach().cpu()
+            tensors |= {f"{moment}/{name}": self.optimizer.state[parameter][moment].cpu() for moment in MOMENTS}
+        return [
+            State(
+                self.at,
+                {name: value[seed].clone() for name, value in tensors.items()},
+                self.losses[:, seed].tolist(),
+                [{name: values[seed] for name, values in row.items()} for row in self.history],
+            )
+            for seed in range(self.seeds)
+        ]
+
+    def resume(self, states: list[State]) -> None:
+        """Stand where these states, one per seed and all of one step, were taken."""
+        (self.at,) = {state.step for state in states}
+        self.done.fill_(self.at)
+        self.carried = torch.tensor([state.losses for state in states], dtype=torch.float64).T.contiguous().to(self.device)
+        rows = zip(*(state.history for state in states), strict=True)
+        self.history = [{name: [row[name] for row in seeds] for name in seeds[0]} for seeds in rows]
+        with torch.no_grad():
+            for name, parameter in self.weights.items():
+                weight, *moments = (
+                    torch.stack([state.tensors[f"{kind}/{name}"] for state in states]).to(self.device)
+                    for kind in ("weight", *MOMENTS)
+                )
+                parameter.copy_(weight)
+                steps = torch.tensor(float(self.at), device=self.device)
+                self.optimizer.state[parameter] = {"step": steps, **dict(zip(MOMENTS, moments, strict=True))}
 
     def set_rate(self, rate: float) -> None:
         """The optimizer's learning rate from here on."""
@@ -240,21 +341,35 @@ class Trainer:
             terms.append(alpha * kl)
             loss[1] = kl.detach()
         gradients = torch.autograd.grad(sum(terms).sum(), self.parameters)
+        self.watch(loss, gradients)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient.contiguous()  # the fused optimizer reads memory in the parameter's order
         self.optimizer.step()
         return loss
 
+    def watch(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> None:
+        """Notice seeds whose loss or gradient is not finite; on a CPU, keep their weights as they are before the update."""
+        sums = torch.stack([loss.sum(0), *(gradient.flatten(1).sum(1).double() for gradient in gradients)])
+        fresh = ~torch.isfinite(sums).all(0) & (self.bad < 0)
+        self.bad.copy_(torch.where(fresh, self.done, self.bad))
+        self.done += 1
+        if not self.bad.is_cuda and fresh.any():
+            for seed in fresh.nonzero().flatten().tolist():
+                self.last_good[seed] = unstack(self.weights, seed)
+
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Take back, at the end, what updates inside did to the weights and the optimizer."""
-        before = [parameter.detach().clone() for parameter in self.parameters]
+        """Take back, at the end, what updates inside did to the weights, the optimizer and the watch."""
+        changed = (*self.parameters, self.done, self.bad)
+        before = [tensor.detach().clone() for tensor in changed]
+        moments = {parameter: copy.deepcopy(self.optimizer.state[parameter]) for parameter in self.parameters}
         yield
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, before, strict=True):
-                parameter.copy_(value)
-                for tensor in self.optimizer.state[parameter].values():
-                    tensor.zero_()
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
+            for parameter, known in moments.items():
+                for key, tensor in self.optimizer.state[parameter].items():
+                    tensor.copy_(known[key]) if known else tensor.zero_()
 
     def dropout_keys(self, step: int) -> list[int]:
         """What dropout is drawn from at a step, per seed; empty without dropout."""
@@ -293,31 +408,30 @@ class Trainer:
             row[f"fourier_{name}"] = fourier_gini(self.weights["embedding.weight"], prime, self.read).tolist()
         return row
 
-    def ended(self, history: list[dict[str, list[float]]], seed: int) -> bool:
-        """Whether a seed ends before its last step: diverged, memorized (a control), or stopped early."""
-        config, now = self.config, history[-1]
-        if not math.isfinite(now["weight_norm"][seed]):
-            return True
+    def ended(self, seed: int) -> bool:
+        """Whether a seed ends before its last step: memorized (a control), or stopped early."""
+        config, now = self.config, self.history[-1]
         if config.until == "memorized":
             return now[self.experiment.memorized][seed] >= MEMORIZED
         if config.early_stop is None:
             return False
-        steps = [row["step"][0] for row in history]
-        accuracy = [min(row[name][seed] for name in self.experiment.judged) for row in history]
+        steps = [row["step"][0] for row in self.history]
+        accuracy = [min(row[name][seed] for name in self.experiment.judged) for row in self.history]
         start = grokking_time(steps, accuracy, config.threshold, config.hold)
         return start is not None and steps[-1] >= start + max(config.hold, config.early_stop)
 
-    def outcome(self, history: list[dict[str, list[float]]], seed: int) -> Outcome:
+    def outcome(self, seed: int) -> Outcome:
         """What has come of a seed by now."""
-        diverged = None if math.isfinite(history[-1]["weight_norm"][seed]) else history[-1]["step"][0]
-        rows = history if diverged is None else history[:-1]
+        bad = int(self.bad[seed])
+        diverged = bad + 1 if bad >= 0 else None
         facts = {}
         if self.experiment.taught:
             targets = self.experiment.taught.targets
             facts["covered_share"] = targets.covered[seed].double().mean().item()
             facts["target_entropy"] = targets.entropy[seed][targets.covered[seed]].double().mean().item()
-        curve = {name: [row[name][seed] for row in rows] for name in rows[0]}
-        return Outcome(curve, unstack(self.weights, seed), diverged, facts)
+        curve = {name: [row[name][seed] for row in self.history] for name in self.history[0]}
+        weights = self.last_good[seed] if seed in self.last_good else unstack(self.weights, seed)
+        return Outcome(curve, weights, diverged, facts)
 
 
 def _fields(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:

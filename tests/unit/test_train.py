@@ -351,11 +351,11 @@ def test_a_diverged_seed_is_reported_and_its_neighbour_goes_on():
     trainer = Trainer(baselines.experiment(material), torch.device("cpu"))
     train = trainer.train
 
-    def poisoned(start, stop):
+    def poisoned(start, stop, keeper):
         if start < 3 <= stop:
             with torch.no_grad():
                 trainer.weights["unembedding.weight"][0] = float("nan")
-        return train(start, stop)
+        return train(start, stop, keeper)
 
     trainer.train = poisoned
     first, second = trainer.run()

@@ -1,4 +1,5 @@
 # Parameters are checked and runs are enumerated here, once, by the library; rule files only declare.
+import fcntl
 import sys
 from pathlib import Path
 
@@ -27,6 +28,17 @@ except ParamsError as error:
 PLAN = write_plan(STUDY)
 RESULTS = PARAMS.paths.results
 RUNS = {run.fingerprint: run for run in STUDY.runs}
+
+# Whoever runs holds this file's lock as long as it lives. Where nobody did, Snakemake's own lock is that of a killed run.
+if workflow.is_main_process:
+    _alive = open(".snakemake/alive", "a")
+    try:
+        fcntl.flock(_alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for _stale in Path(".snakemake/locks").glob("*.lock"):
+            _stale.unlink()
+    except BlockingIOError:
+        pass
+    fcntl.flock(_alive, fcntl.LOCK_SH)
 
 # What to make is decided here by content, and handed to Snakemake as timestamps: a run is made where the store lacks it, a
 # target where its `wanted` file is new. First, what lies in views and not in the store, as after a pull, is taken into it.

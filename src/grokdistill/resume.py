@@ -1,0 +1,120 @@
+"""States of runs in training, kept beside where the result will be, so that a stop costs seconds and changes nothing.
+
+A state is keyed by its run's fingerprint, so a changed configuration or source never goes on from it, and carries a digest of
+everything in it, so that a damaged one is noticed. It is deleted once its run is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from grokdistill.files import DamagedFile, load_tensors, save_tensors
+from grokdistill.jobs import Stopped
+from grokdistill.train import State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STATE = "state.safetensors"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def save(path: Path, fingerprint: str, state: State, seconds: float) -> None:
+    """Keep a state; `seconds` of training lie behind it."""
+    about = {
+        "fingerprint": fingerprint,
+        "step": state.step,
+        "seconds": seconds,
+        "losses": state.losses,
+        "history": json.dumps(state.history),  # as text, which keeps the order of columns
+    }
+    save_tensors(path, state.tensors, about | {"digest": _digest(about, state.tensors)}, "torch")
+
+
+def load(path: Path, fingerprint: str) -> tuple[State, float] | None:
+    """A run's state and the seconds behind it; None where there is none.
+
+    Raises:
+        DamagedFile: where there is one that is not whole, or another run's.
+    """
+    if not path.is_file():
+        return None
+    tensors, about = load_tensors(path, "torch")
+    digest = about.pop("digest", None)
+    try:
+        whole = digest == _digest(about, tensors) and about["fingerprint"] == fingerprint
+        state = State(about["step"], tensors, about["losses"], json.loads(about["history"]))
+        seconds = about["seconds"]
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise DamagedFile(f"{path}: not the state of run {fingerprint} as it was kept")
+    return state, seconds
+
+
+def _digest(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    total = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        total.update(tensors[name].contiguous().numpy().data)
+    return total.hexdigest()
+
+
+class StateKeeper:
+    """Keeps a job's states every so often, and at once when the process is told to stop, which then stops.
+
+    Args:
+        runs: file and fingerprint of each run.
+        seconds: of training that lie behind it.
+        every: seconds between two states: at most this much work is lost.
+    """
+
+    def __init__(self, runs: list[tuple[Path, str]], seconds: float, every: float) -> None:
+        self.runs, self.before, self.every = runs, seconds, every
+        self.ended: set[int] = set()
+        self.started = self.last = time.monotonic()
+        self.told: int | None = None
+        self.handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> StateKeeper:
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {number: signal.signal(number, self.tell) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def tell(self, number: int, _: FrameType | None) -> None:
+        """A signal has come: stop after the current update; a second one does not wait for it."""
+        if self.told is not None:
+            signal.signal(number, self.handlers[number])
+            signal.raise_signal(number)
+        self.told = number
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, before a stop and since."""
+        return self.before + time.monotonic() - self.started
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        return self.told is not None or time.monotonic() - self.last >= self.every
+
+    def keep(self, states: list[State]) -> None:
+        """Keep the states of the runs that have not ended."""
+        for place, ((path, fingerprint), state) in enumerate(zip(self.runs, states, strict=True)):
+            if place not in self.ended:
+                save(path, fingerprint, state, self.seconds)
+        self.last = time.monotonic()
+        if self.told is not None:
+            name = signal.Signals(self.told).name
+            text = f"stopped by {name} at step {states[0].step:,}, and kept where it stands: the same command goes on there"
+            raise Stopped(text, self.told)
