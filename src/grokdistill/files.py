@@ -18,6 +18,9 @@ except ImportError:
     fcntl = None
 
 
+LARGEST = 4 * 2**30  # bytes of a safetensors file, checked before anything is read of it
+
+
 class DamagedFile(RuntimeError):
     """A file that is missing or is not what its record says; the message names it and the remedy."""
 
@@ -100,6 +103,8 @@ def load_tensors(path: Path, backend: str) -> tuple[dict[str, Any], dict[str, An
     from safetensors import SafetensorError, safe_open
 
     try:
+        if path.stat().st_size > LARGEST:
+            raise DamagedFile(f"{path}: {path.stat().st_size:,} bytes; no file of a study has more than {LARGEST:,}")
         with safe_open(path, framework="pt" if backend == "torch" else "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             header = json.loads((file.metadata() or {}).get("about", "{}"))

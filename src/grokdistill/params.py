@@ -30,6 +30,9 @@ Position = Literal["operator", "modulus"]
 Method = Literal["supervised", "distilled"]
 
 
+LARGEST = 1_000_000  # bytes of a file of parameters, and values in it
+
+
 class ParamsError(ValueError):
     """Parameters that cannot be used; the message names each key, what was found and what is allowed."""
 
@@ -84,6 +87,13 @@ class Paths(Section):
     results: str = Field("results", description="Folder for everything that runs write.")
     datasets: str = Field("data/datasets", description="Folder for the generated datasets (a view, tracked by DVC).")
     claims: str = Field("data/paper/claims.yaml", description="The file with the paper's claims.")
+
+    @field_validator("claims")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_-]+)*\.ya?ml", value):
+            raise ValueError("a path below the repository's root to a .yaml file; its parts are letters, digits, - and _")
+        return value
 
     @field_validator("results", "datasets")
     @classmethod
@@ -465,19 +475,61 @@ def read(paths: list[Path]) -> dict[str, Any]:
     """Parsed parameters: the first file, with every later file's keys laid over it as Snakemake does.
 
     Mappings are merged key by key; anything else is replaced.
-    """
-    import yaml
 
+    Raises:
+        ParamsError: where a file is not YAML, gives a key twice, or is larger than any study's parameters.
+    """
     merged: dict[str, Any] = {}
     for path in paths:
-        try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ParamsError(f"{path}: not readable as YAML: {error}") from None
+        document = _parse(path)
         if not isinstance(document, dict):
             raise ParamsError(f"{path}: expected a mapping of sections, found {type(document).__name__}")
         _overlay(merged, document)
     return merged
+
+
+def _parse(path: Path) -> Any:
+    """A file as plain YAML of bounded size, where aliases count as often as they occur."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Counts what it makes, and refuses a key that is given twice."""
+
+        def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
+            keys = [key.value for key, _ in getattr(node, "value", ()) if isinstance(key, yaml.ScalarNode)]
+            twice = [key for key in keys if keys.count(key) > 1 and key != "<<"]
+            if twice:
+                raise ParamsError(f"{path}: the key {twice[0]} is given twice, at{node.start_mark}")
+            return super().construct_mapping(node, deep)
+
+    def count(node: yaml.Node, seen: dict[int, int], above: frozenset[int]) -> int:
+        """How many values a node stands for, once every alias is written out."""
+        if id(node) in above:
+            raise ParamsError(f"{path}: a value contains itself, at{node.start_mark}")
+        if id(node) not in seen:
+            inside = above | {id(node)}
+            parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+            parts = [] if isinstance(node, yaml.ScalarNode) else parts
+            seen[id(node)] = 1 + sum(count(part, seen, inside) for part in parts)
+        return seen[id(node)]
+
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise ParamsError(f"{path}: {size:,} bytes; parameters have at most {LARGEST:,}")
+        loader = Loader(path.read_text(encoding="utf-8"))
+        try:
+            node = loader.get_single_node()
+            values = count(node, {}, frozenset()) if node else 0
+            if values > LARGEST:
+                raise ParamsError(f"{path}: {values:,} values once its aliases are written out; at most {LARGEST:,}")
+            return (loader.construct_document(node) if node else None) or {}
+        finally:
+            loader.dispose()
+    except ParamsError:
+        raise
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ParamsError(f"{path}: not readable as YAML: {error}") from None
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> None:

@@ -1,13 +1,6 @@
 # Parameters are checked and runs are enumerated here, once, by the library; rule files only declare.
 import fcntl
-import sys
-from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
-# The library beside this workflow, in every job too, whatever else is installed: a clone runs its own sources.
-SOURCES = Path(workflow.basedir).parent / "src"
-sys.path.insert(0, str(SOURCES))
 shell.prefix(
     'set -euo pipefail; export PYTHONPATH="%s${{PYTHONPATH:+:$PYTHONPATH}}"; ' % SOURCES
 )
@@ -15,7 +8,6 @@ shell.prefix(
 from grokdistill import targets
 from grokdistill.adopt import adopt
 from grokdistill.config import STAGES
-from grokdistill.params import ParamsError, validate
 from grokdistill.plan import Plan, write_plan
 from grokdistill.runs import enumerate_runs
 
