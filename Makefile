@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 IN := . $(VENV)/bin/activate &&
 QUICK := --configfile config/quick.yaml
 
-.PHONY: help setup demo report record restore readme test bench lint format clean
+.PHONY: help setup demo report record restore readme test test-faults bench lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ readme: $(READY) ## write the demo's claims and figure into the README
 
 test: $(READY) ## unit and workflow tests
 	$(IN) OMP_NUM_THREADS=1 python -m pytest
+
+test-faults: $(READY) ## every kind of fault, many times; writes docs/reliability.md
+	$(IN) OMP_NUM_THREADS=1 GROKDISTILL_FAULTS=whole python -m pytest -n 0 tests/workflow/test_faults.py
 
 bench: $(READY) $(PEERS)/.ready ## time training steps against other codes, a GPU if there is one, and planning
 	PYTHONPATH=src $(PEERS)/bin/python benchmarks/step.py

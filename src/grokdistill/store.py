@@ -60,8 +60,13 @@ class Store:
         """
         path = self.folder(stage, fingerprint) / name
         expected = self.record(stage, fingerprint)["outputs"].get(name)
-        if not path.is_file() or sha256(path) != expected:
-            state = "does not match its record" if path.is_file() else "is missing"
+        try:
+            state = None if sha256(path) == expected else "does not match its record"
+        except FileNotFoundError:
+            state = "is missing"
+        except OSError as error:
+            state = f"unreadable ({error.strerror})"
+        if state:
             raise DamagedFile(f"{path}: {state}; {_remedy(path.parent)}")
         return path
 

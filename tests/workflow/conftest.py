@@ -37,6 +37,9 @@ figures: {dpi: 50}
 claims: {min_n: 1}
 """
 
+# Ends the power to read and write what a file's mode denies, so that root is as any user.
+AS_USER = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-dac_override,-dac_read_search", "--")
+
 
 @dataclass
 class Clone:

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Clone
+from conftest import AS_USER, Clone
 
 from grokdistill.config import STAGES
 
+pytestmark = pytest.mark.xdist_group("dvc")  # they share a clone with two commits
 RUNS = {"datasets": 2, "teachers": 1} | dict.fromkeys(STAGES[2:], 2)
 TEACHER = "teachers/add-p11-f35-adamw-scratch"
-# Ends the power to read and write what a file's mode denies, so that root is as any user.
-AS_USER = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-dac_override,-dac_read_search", "--")
 
 
 def whole_cache(clone: Clone, folder: str = ".dvc/cache") -> dict[str, str]:
