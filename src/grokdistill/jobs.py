@@ -203,7 +203,7 @@ def _material(plan: Plan, runs: list[PlannedRun], device: Any) -> Any:
 
 def _teacher(plan: Plan, runs: list[PlannedRun], role: str) -> Any:
     """The frozen models of a role, one per run; a p1 teacher must have grokked unless it is a control."""
-    from grokdistill.model import Shape
+    from grokdistill.model import Shape, load
     from grokdistill.stages.setup import Teacher
 
     if role not in runs[0].parents:
@@ -221,9 +221,15 @@ def _teacher(plan: Plan, runs: list[PlannedRun], role: str) -> Any:
                 f"may not teach {run.name}. Train it longer (training.steps), on more data (teachers.fraction), or lower "
                 "teachers.min_accuracy."
             )
-        tensors, header = load_tensors(plan.store.file(parent.stage, parent.fingerprint, CHECKPOINT), "torch")
+        path = plan.store.file(parent.stage, parent.fingerprint, CHECKPOINT)
+        tensors, header = load_tensors(path, "torch")
+        try:
+            shape = Shape(**header["shape"])
+            load(tensors, shape)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise DamagedFile(f"{path}: not a model of the shape that its header says ({str(error).splitlines()[0]})") from None
         weights.append(tensors)
-        shapes.append(Shape(**header["shape"]))
+        shapes.append(shape)
     if any(shape != shapes[0] for shape in shapes):
         raise DamagedFile(f"the {role}s of {runs[0].cell} have different shapes: {shapes}")
     return Teacher(shapes[0], weights)

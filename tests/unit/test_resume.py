@@ -13,7 +13,7 @@ import torch
 from test_train import CASES, CPU, build
 
 from grokdistill import resume
-from grokdistill.files import DamagedFile, load_tensors
+from grokdistill.files import DamagedFile, load_tensors, save_tensors, sha256
 from grokdistill.jobs import Stopped
 from grokdistill.train import Trainer
 
@@ -285,3 +285,20 @@ def test_a_full_disk_is_told_and_nothing_half_made_is_kept(study, tiny, capfd, m
     assert "Traceback" not in told
     monkeypatch.undo()
     made.make("teachers")
+
+
+def test_a_checkpoint_of_another_architecture_is_named(study, tiny, capsys):
+    """Even where the record vouches for its bytes."""
+    made = study(tiny)
+    made.make("datasets", "teachers")
+    key = made.of("teachers")[0]
+    path = made.stored(key) / "checkpoint.safetensors"
+    tensors, header = load_tensors(path, "torch")
+    tensors["position.weight"] = tensors["position.weight"][:3].clone()
+    save_tensors(path, tensors, header, "torch")
+    record = json.loads(path.with_name("record.json").read_text())
+    record["outputs"][path.name] = sha256(path)
+    path.with_name("record.json").write_text(json.dumps(record))
+    assert made.command("train", made.plan, "--stage", "students") == 1
+    told = capsys.readouterr().err
+    assert f"{path.relative_to(made.folder)}: not a model of the shape that its header says" in told
