@@ -296,7 +296,12 @@ def test_dvc_and_snakemake_run_the_same_jobs(clone: Clone, tmp_path: Path):
         rules = re.findall(r"^(?:local)?rule (\w+):$", printed, re.M)
         return Counter(rule for rule in rules if rule not in ("all", "figures"))
 
-    by_snakemake, by_dvc = jobs(clone.snakemake()), jobs(other.run("dvc", "repro"))
+    printed = other.run("dvc", "repro")
+    by_snakemake, by_dvc = jobs(clone.snakemake()), jobs(printed)
+    # No stage runs a job of another.
+    parts = re.split(r"Running stage '(\w+)':", printed)
+    for stage, text in zip(parts[1::2], parts[2::2], strict=True):
+        assert jobs(text).keys() <= {stage, f"train_{stage}", "draw_figure" if stage == "figures" else stage}
     assert by_dvc == by_snakemake
     assert by_dvc == {"plan": 1, "train_continual": 1, "continual": 1} | REST
     assert jobs(other.run("dvc", "repro")) == {}
