@@ -17,7 +17,6 @@ from conftest import AS_USER, Clone
 
 from grokdistill.config import STAGES
 
-pytestmark = pytest.mark.xdist_group("dvc")  # they share a clone with two commits
 RUNS = {"datasets": 2, "teachers": 1} | dict.fromkeys(STAGES[2:], 2)
 TEACHER = "teachers/add-p11-f35-adamw-scratch"
 
