@@ -23,6 +23,7 @@ RUNS = {run.fingerprint: run for run in STUDY.runs}
 
 # Whoever runs holds this file's lock as long as it lives. Where nobody did, Snakemake's own lock is that of a killed run.
 if workflow.is_main_process:
+    Path(".snakemake").mkdir(exist_ok=True)
     _alive = open(".snakemake/alive", "a")
     try:
         fcntl.flock(_alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
