@@ -231,10 +231,18 @@ class Trainer:
                     if ended:
                         ended(seed, outcomes[seed])
 
+        def end_diverged() -> None:
+            end(seed for seed, step in enumerate(self.bad.tolist()) if step >= 0)
+
+        def pause() -> None:
+            if keeper and keeper.due():
+                end_diverged()  # a diverged seed has an outcome, and no state to go on from
+                keeper.keep(self.states())
+
         while len(outcomes) < self.seeds:
             stop = min((self.at // config.eval_every + 1) * config.eval_every, config.steps)
-            losses = self.train(self.at, stop, keeper)
-            end(seed for seed, step in enumerate(self.bad.tolist()) if step >= 0)
+            losses = self.train(self.at, stop, pause)
+            end_diverged()
             if len(outcomes) == self.seeds:
                 break
             self.history.append(row := self.evaluate(self.at, losses))
@@ -246,11 +254,12 @@ class Trainer:
                 report(Progress(self.at, config.steps, elapsed, *accuracies, since))
         return [outcomes[seed] for seed in range(self.seeds)]
 
-    def train(self, start: int, stop: int, keeper: Keeper | None = None) -> Tensor:
+    def train(self, start: int, stop: int, pause: Callable[[], None] | None = None) -> Tensor:
         """The updates after step `start` up to step `stop`, without waiting for the device in between.
 
-        It ends early where every seed has diverged (on a CPU, where that shows at once). Returns the loss parts per seed summed
-        over these updates (and those before a stop, where it goes on from one), float64 [2, seeds].
+        `pause` is called between two of them. It ends early where every seed has diverged (on a CPU, where that shows at once).
+        Returns the loss parts per seed summed over these updates (and those before a stop, where it goes on from one), float64
+        [2, seeds].
         """
         experiment = self.experiment
         self.losses, self.carried = self.carried.clone(), torch.zeros_like(self.carried)
@@ -262,8 +271,8 @@ class Trainer:
             self.at = step
             if len(self.last_good) == self.seeds:
                 break
-            if keeper and step < stop and keeper.due():
-                keeper.keep(self.states())
+            if pause and step < stop:
+                pause()
         return self.losses
 
     def states(self) -> list[State]:

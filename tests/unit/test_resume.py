@@ -240,11 +240,14 @@ def test_a_job_that_never_fits_says_what_to_turn_down(study, tiny, capfd, monkey
 def test_a_seed_that_diverges_is_named_and_the_others_are_kept(study, tiny, capfd, monkeypatch):
     """Where the gradient of one seed stops being finite, the job says so at that step and goes on with the others."""
     raw = seeds_together(tiny)
+    raw["execution"]["keep_seconds"] = 0.0
+    raw["evaluation"]["every"] = 6  # so that states are kept between the divergence and the next evaluation
     expected, made = study(raw), study(raw)
     for one in (expected, made):
         one.make("datasets")
     expected.make("teachers")
-    update = Trainer.update
+    update, kept = Trainer.update, []
+    monkeypatch.setattr(resume, "save", lambda path, fingerprint, state, seconds: kept.append((state.step, fingerprint)))
 
     def poisoned(self, *arguments):
         if self.at == 3 and self.seeds == 3:
@@ -257,6 +260,8 @@ def test_a_seed_that_diverges_is_named_and_the_others_are_kept(study, tiny, capf
     told = capfd.readouterr().err
     assert "seed 1: DIVERGED at step 4" in told
     first, second, third = made.of("teachers")
+    assert {step for step, key in kept if key == second} == {1, 2, 3}
+    assert {step for step, key in kept if key == first} == {1, 2, 3, 4, 5}
     records = [json.loads((made.stored(key) / "record.json").read_text()) for key in (first, second, third)]
     assert [record["diverged"] for record in records] == [None, 4, None]
     assert "diverged" in (made.stored(second) / "record.json").read_text()
