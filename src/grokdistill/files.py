@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 try:
     import fcntl
@@ -46,22 +46,33 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-@contextmanager
-def locked(path: Path, note: str) -> Iterator[None]:
-    """Hold a file's lock, which ends with the process however it ends; where another holds it, say `note` and wait.
+def hold(path: Path) -> IO[str] | None:
+    """Hold a file's lock until the file returned is closed, or the process ends however it ends; None where another holds it.
 
     Where there are no such locks (Windows, some network file systems), nothing is held.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    file = path.open("a")
+    try:
         if fcntl:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"{note}; waiting for it", file=sys.stderr, flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:
-                pass
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        pass
+    return file
+
+
+@contextmanager
+def locked(path: Path, note: str) -> Iterator[None]:
+    """Hold a file's lock; where another holds it, say `note` and wait."""
+    file = hold(path)
+    if file is None:
+        print(f"{note}; waiting for it", file=sys.stderr, flush=True)
+        file = path.open("a")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    with file:
         yield
 
 

@@ -1,5 +1,6 @@
 # Parameters are checked and runs are enumerated here, once, by the library; rule files only declare.
-import fcntl
+import os
+import time
 
 shell.prefix(
     'set -euo pipefail; export PYTHONPATH="%s${{PYTHONPATH:+:$PYTHONPATH}}"; ' % SOURCES
@@ -8,6 +9,7 @@ shell.prefix(
 from grokdistill import targets
 from grokdistill.adopt import adopt
 from grokdistill.config import STAGES
+from grokdistill.files import hold
 from grokdistill.plan import Plan, write_plan
 from grokdistill.runs import enumerate_runs
 
@@ -21,17 +23,30 @@ PLAN = write_plan(STUDY)
 RESULTS = PARAMS.paths.results
 RUNS = {run.fingerprint: run for run in STUDY.runs}
 
-# Whoever runs holds this file's lock as long as it lives. Where nobody did, Snakemake's own lock is that of a killed run.
+# One Snakemake executes jobs in a folder at a time, and holds this lock meanwhile. Its own locks do not suffice: those of a killed
+# run stay, so they are removed here where nobody runs, and every Snakemake that ends takes all others' with it.
+RUNNING = Path(".snakemake/running")
 if workflow.is_main_process:
-    Path(".snakemake").mkdir(exist_ok=True)
-    _alive = open(".snakemake/alive", "a")
-    try:
-        fcntl.flock(_alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _nobody = hold(RUNNING)
+    if _nobody:
         for _stale in Path(".snakemake/locks").glob("*.lock"):
             _stale.unlink()
-    except BlockingIOError:
-        pass
-    fcntl.flock(_alive, fcntl.LOCK_SH)
+        _nobody.close()
+
+
+onstart:
+    if workflow.is_main_process:
+        for _ in range(20):
+            workflow.running = hold(RUNNING)
+            if workflow.running:
+                break
+            time.sleep(0.1)  # whoever only looks, as above, lets go at once
+        else:
+            raise WorkflowError(
+                f"Another snakemake (or dvc repro) is running in {os.getcwd()}. Wait for it to end, or stop it: "
+                "finished runs are kept, and those in training go on where they stood."
+            )
+
 
 # What to make is decided here by content, and handed to Snakemake as timestamps: a run is made where the store lacks it, a
 # target where its `wanted` file is new. First, what lies in views and not in the store, as after a pull, is taken into it.
