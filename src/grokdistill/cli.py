@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("runs", nargs="*", metavar="FINGERPRINT", help=made)
     dataset.add_argument("--all", action="store_true", help="every dataset of the plan")
     training.add_argument("--stage", choices=STAGES[1:], help="every run of a stage")
-    training.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    training.add_argument("--device", help="cpu, cuda:1, ...; default: a GPU that no other job has, where there is one")
     training.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's choice")
 
     adoption = command("adopt", _adopt, "put finished runs from another results folder, or from restored views, into the store")

@@ -61,7 +61,7 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
 
     Args:
         runs: equal but for their seeds, none of them in the store yet.
-        device: "cpu", "cuda", ...; by default a GPU where there is one.
+        device: "cpu", "cuda:1", ...; by default a GPU of its own (see `cards`) where there is one.
         threads: CPU threads; by default PyTorch's own choice.
 
     Raises:
@@ -70,13 +70,14 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
     """
     import torch
 
+    from grokdistill import cards
+
     for run in runs:
         _check_sources(run)
     if threads:
         torch.set_num_threads(threads)
     keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = runs[0].config.precision == "tf32"
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with ExitStack() as held:
         for run in runs:
             name = f"{run.stage}/{run.name}"
@@ -88,6 +89,9 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
             if not plan.store.complete(run.stage, run.fingerprint):
                 states[run.fingerprint] = kept = _state(plan, run)
                 groups.setdefault(kept[0].step if kept else 0, []).append(run)
+        chosen = held.enter_context(cards.device(device))
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
         for together in groups.values():
             _train_within_memory(plan, together, [states[run.fingerprint] for run in together], chosen)
 
