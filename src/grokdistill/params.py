@@ -8,8 +8,9 @@ The JSON schema for editors is generated from this module (`python -m grokdistil
 from __future__ import annotations
 
 import json
+import math
 import re
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,7 @@ Method = Literal["supervised", "distilled"]
 
 
 LARGEST = 1_000_000  # bytes of a file of parameters, and values in it
+LARGEST_SWEEP = 10_000  # combinations in one grid
 
 
 class ParamsError(ValueError):
@@ -240,14 +242,36 @@ class Distillation(Section):
 
 
 class Variant(Section):
-    """A departure from the defaults, run beside them: single fields set to other values, on some of the cells."""
+    """Departures from the defaults, run beside them: single fields set to other values, on some of the cells."""
 
     fields: dict[str, Any] = Field(
-        description="Run fields to set, e.g. {position: modulus}; the names are those of a run's record, under `config`."
+        description="Run fields to set, e.g. {position: modulus}; the names are those of a run's record, under `config`. "
+        "A list of values is a sweep: {alpha: [0.5, 0.7]}; several lists are a grid of all their combinations."
     )
     operators: tuple[Operator, ...] | None = Field(None, description="Only these operators; null: all of the stage's.")
     optimizers: tuple[Optimizer, ...] | None = Field(None, description="Only these optimizers; null: all.")
     fractions: tuple[Fraction, ...] | None = Field(None, description="Only these fractions; null: all.")
+
+    @field_validator("fields")
+    @classmethod
+    def _sweep(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        for name, values in fields.items():
+            if isinstance(values, list):
+                if not values:
+                    raise ValueError(f"{name}: an empty list of values")
+                for place, value in enumerate(values):
+                    if value in values[:place]:
+                        raise ValueError(f"{name}: {value!r} is listed twice")
+        size = math.prod(len(values) for values in fields.values() if isinstance(values, list))
+        if size > LARGEST_SWEEP:
+            raise ValueError(f"a grid of {size:,} combinations; at most {LARGEST_SWEEP:,} are allowed")
+        return fields
+
+    @property
+    def departures(self) -> list[dict[str, Any]]:
+        """Each combination of values, as fields to set."""
+        values = (value if isinstance(value, list) else [value] for value in self.fields.values())
+        return [dict(zip(self.fields, combination)) for combination in product(*values)]
 
 
 class Teachers(Section):

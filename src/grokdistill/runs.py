@@ -133,8 +133,9 @@ class _Recipes:
         """Refuse variants that no run of their stage took up."""
         for stage in STAGES[1:]:
             for variant in getattr(self.params, stage).variants:
-                if repr((stage, variant.fields)) not in self.applied:
-                    raise ParamsError(f"{stage}.variants: {variant.fields} applies to no run of the stage")
+                for departure in variant.departures:
+                    if repr((stage, departure)) not in self.applied:
+                        raise ParamsError(f"{stage}.variants: {departure} applies to no run of the stage")
 
     def all(self) -> Iterator[Run | None]:
         """Every run that is asked for by name, None where a variant does not apply; parents come along."""
@@ -169,14 +170,14 @@ class _Recipes:
 
     def _cells(self, stage: Any, operators: tuple, optimizers: tuple, fractions: tuple) -> Iterator[tuple]:
         """The stage's grid, then its variants on the cells they name; a fraction of None is left out of the tuple."""
-        for variant in (Variant(fields={}), *stage.variants):
+        for variant, departure in ((v, fields) for v in (Variant(fields={}), *stage.variants) for fields in v.departures):
             for op in variant.operators or operators:
                 for optimizer in variant.optimizers or optimizers:
                     for fraction in fractions:
                         if fraction is not None and fraction not in (variant.fractions or fractions):
                             continue
                         for seed in self.params.seeds:
-                            yield (variant.fields, op, optimizer, *(() if fraction is None else (fraction,)), seed)
+                            yield (departure, op, optimizer, *(() if fraction is None else (fraction,)), seed)
 
     def dataset(self, prime: int, seed: int) -> Run:
         return self._run({"stage": "datasets", "p1": prime, "seed": seed}, {}, {})

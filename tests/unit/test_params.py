@@ -329,3 +329,19 @@ def test_null_in_a_variant_means_all(full):
 def test_a_variant_lists_nothing_twice(full):
     full["teachers"]["variants"][0]["operators"] = ["add", "add"]
     assert "teachers.variants.0.operators: 'add' is listed twice" in refused(full)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"alpha": []}, "alpha: an empty list of values"),
+        ({"alpha": [0.5, 0.7, 0.5]}, "alpha: 0.5 is listed twice"),
+        (
+            {name: list(range(100)) for name in ("steps", "d_mlp", "eval_every")},
+            "a grid of 1,000,000 combinations; at most 10,000",
+        ),
+    ],
+)
+def test_a_sweep_that_cannot_be_meant_is_refused(full, fields, message):
+    full["students"]["variants"] = [{"fields": fields}]
+    assert f"students.variants.0.fields: {message}" in refused(full)

@@ -346,6 +346,22 @@ class TestVariants:
         self.runs(tiny, "students", [{"fields": {"alpha": 1}}, {"fields": {"alpha": 1.0}}])
         assert sum(run.config.alpha == 1.0 for run in study(tiny).of("students")) == 4
 
+    def test_a_list_of_values_is_a_sweep_and_several_are_a_grid(self, tiny):
+        """Every combination is the run that spelling it out gives; the defaults' own adds nothing."""
+        grid = self.runs(tiny, "students", [{"fields": {"alpha": [0.5, 0.7, 0.9], "position": ["operator", "modulus"]}}])
+        values = [(alpha, position) for alpha in (0.5, 0.7, 0.9) for position in ("operator", "modulus")]
+        one_by_one = [{"fields": {"alpha": alpha, "position": position}} for alpha, position in values]
+        spelled_out = self.runs(tiny, "students", one_by_one)
+        assert [run.fingerprint for run in grid] == [run.fingerprint for run in spelled_out]
+        assert {(run.config.alpha, run.config.position) for run in grid} == set(values)
+        assert len(grid) == 6 * 4
+
+    def test_every_combination_of_a_grid_must_be_possible(self, tiny):
+        with pytest.raises(ParamsError, match=r"baselines.variants: \{'alpha': 0.5\} applies to no run"):
+            self.runs(tiny, "baselines", [{"fields": {"alpha": [0.5]}}])
+        with pytest.raises(ParamsError, match=r"students.*n_heads 3 does not divide d_model"):
+            self.runs(tiny, "students", [{"fields": {"n_heads": [1, 3]}}])
+
     def test_only_on_the_cells_it_names(self, tiny):
         tiny["students"] |= {"fractions": [0.4, 0.32], "optimizers": ["adam", "adamw"]}
         tiny["baselines"]["fractions"] = [0.4, 0.32]
@@ -388,7 +404,7 @@ class TestVariants:
             ({"temperature_reading": "matched"}, "nats"),
             ({"temperature": 0.0}, "temperature"),
             ({"learning_rate": float("nan")}, "learning_rate"),
-            ({"alpha": [0.1, 0.5]}, "alpha"),
+            ({"alpha": [0.1, [0.5]]}, "alpha"),
             ({"alpha": {"value": 0.5}}, "alpha"),
             ({"alpha": None}, "alpha"),
             ({"alpha": True}, "alpha"),
