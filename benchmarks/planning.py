@@ -1,58 +1,51 @@
 """What a large study costs before and after training: `make bench`.
 
-Times `snakemake -n` and the tables for studies of about 100, 1,000 and 10,000 runs: the paper's own cells with more seeds. For
-the tables, one real run of a few updates stands in for every run of the study, below a temporary folder.
+Times `snakemake -n`, the tables, all figures and the claims for studies of about 100, 1,000 and 10,000 runs: the paper's own
+cells with more seeds, and a made-up curve of the paper's length in place of every run, below a temporary folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import yaml
 from about import about, save
 
-from grokdistill import params, publish
+from grokdistill import cli, params
 from grokdistill.files import write
 from grokdistill.plan import Plan, write_plan
 from grokdistill.runs import enumerate_runs
 from grokdistill.store import CURVE
+from grokdistill.targets import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def study(folder: Path, seeds: int) -> Plan:
-    """A working folder for the workflow with that many seeds, and the study's plan; the folder becomes the current one."""
+def study(folder: Path, seeds: int) -> Path:
+    """A working folder for the workflow with that many seeds; it becomes the current one. Returns the study's plan."""
     os.chdir(folder)
     shutil.copytree(ROOT / "data" / "paper", folder / "data" / "paper")
     raw = params.read([ROOT / "params.yaml"]) | {"seeds": list(range(seeds))}
     (folder / "params.yaml").write_text(yaml.safe_dump(raw))
-    return Plan.load(write_plan(enumerate_runs(params.validate(raw))))
+    return write_plan(enumerate_runs(params.validate(raw)))
 
 
-def dry_run(folder: Path) -> float:
-    """Seconds of `snakemake -n`."""
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "-n",
-        "--quiet",
-        "all",
-        "--snakefile",
-        ROOT / "Snakefile",
-        "--directory",
-        folder,
-    ]
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+def dry_run(folder: Path) -> None:
+    """`snakemake -n`."""
+    snakemake = [sys.executable, "-m", "snakemake", "-n", "--quiet", "all"]
+    subprocess.run(
+        [*snakemake, "--snakefile", ROOT / "Snakefile", "--directory", folder], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def fill(plan: Plan, evaluations: int) -> None:
@@ -61,7 +54,7 @@ def fill(plan: Plan, evaluations: int) -> None:
     columns += ["weight_norm", "fourier_own", "fourier_teacher"]
     lines = [",".join(["step", *columns])]
     for place in range(evaluations + 1):
-        share = place / evaluations
+        share = (place + 1) / (evaluations + 1)
         lines.append(",".join(map(str, [100 * place, *(share**power for power in range(1, len(columns) + 1))])))
     curve = "\n".join(lines) + "\n"
     execution = {"seconds": 0.0, "device": "cpu", "threads": 1, "seeds_in_job": 1, "versions": {}}
@@ -72,23 +65,36 @@ def fill(plan: Plan, evaluations: int) -> None:
         plan.store.commit(entry["stage"], fingerprint, record, (CURVE,))
 
 
+def seconds(function: Callable[..., object], *arguments: object) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+def command(plan: Path, name: str) -> None:
+    """A command of the library, as Snakemake calls it; as many processes one after the other as Snakemake starts jobs."""
+    for more in [[str(number)] for number in FIGURES] if name == "figures" else [[]]:
+        with redirect_stdout(io.StringIO()):
+            assert cli.main([name, str(plan), *more]) == 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 9, 90], help="sizes of the studies (default: 1 9 90)")
     options = parser.parse_args()
     rows = []
-    print(f"{'runs':>6} {'snakemake -n':>13} {'tables':>8}   seconds")
+    print(f"{'runs':>6} {'snakemake -n':>13} {'tables':>8} {'figures':>8} {'claims':>8}   seconds")
     for seeds in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            plan = study(Path(folder), seeds)
-            planning = dry_run(Path(folder))
+            path = study(Path(folder), seeds)
+            plan = Plan.load(path)
+            row = {"runs": len(plan.entries), "planning": seconds(dry_run, Path(folder))}
             fill(plan, evaluations=150)
-            start = time.perf_counter()
-            publish.tables(plan)
-            tables = time.perf_counter() - start
+            row |= {name: seconds(command, path, name) for name in ("tables", "figures", "claims")}
             os.chdir(ROOT)
-        rows.append({"runs": len(plan.entries), "planning": planning, "tables": tables})
-        print(f"{len(plan.entries):6,} {planning:13.1f} {tables:8.1f}")
+        rows.append(row)
+        print("{runs:6,} {planning:13.1f} {tables:8.1f} {figures:8.1f} {claims:8.1f}".format(**row))
     save("planning", {"about": about(), "seconds": rows})
 
 

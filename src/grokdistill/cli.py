@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from grokdistill.plan import Plan, PlannedRun
     from grokdistill.runs import Study
 
@@ -80,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     publish = command("publish", _publish, "lay out a stage's runs, curves and metrics from the store")
     _plan_argument(publish)
     publish.add_argument("stage", choices=STAGES)
-    _plan_argument(command("tables", _tables, "write runs.csv and costs.csv"))
+    _plan_argument(command("tables", _tables, "write runs.csv, costs.csv and curves.parquet"))
     figures = command("figures", _figures, "draw figures 1 to 7")
     _plan_argument(figures)
     figures.add_argument("numbers", nargs="*", type=int, metavar="N", help="only these figures; default: all")
@@ -223,16 +221,17 @@ def _tables(options: argparse.Namespace) -> None:
 def _figures(options: argparse.Namespace) -> None:
     from grokdistill import figures
     from grokdistill.plan import Plan
-    from grokdistill.publish import read_runs
+    from grokdistill.publish import read_curves, read_runs
     from grokdistill.targets import making
 
     plan = Plan.load(options.plan)
+    curves = read_curves(plan.results)
     for number in options.numbers or figures.FIGURES:
         with making(plan, f"figure-{number}"):
             figures.draw(
                 number,
                 read_runs(plan.results),
-                _curves(plan),
+                curves,
                 plan.results / "figures",
                 main_pair=plan.params.primes.pair,
                 threshold=plan.params.evaluation.threshold,
@@ -244,7 +243,7 @@ def _claims(options: argparse.Namespace) -> None:
     from grokdistill import claims
     from grokdistill.files import write
     from grokdistill.plan import Plan
-    from grokdistill.publish import read_runs
+    from grokdistill.publish import read_curves, read_runs
     from grokdistill.targets import making
 
     plan = Plan.load(options.plan)
@@ -252,7 +251,7 @@ def _claims(options: argparse.Namespace) -> None:
         frame = claims.evaluate(
             claims.load_claims(Path(plan.params.paths.claims)),
             read_runs(plan.results),
-            _curves(plan),
+            read_curves(plan.results),
             main_pair=plan.params.primes.pair,
             min_n=plan.params.claims.min_n,
         )
@@ -323,12 +322,6 @@ def _show(options: argparse.Namespace) -> None:
     print("\n" + textwrap.fill(text + ", ".join(rest), 118, break_on_hyphens=False))
     report = options.results / "report.html"
     print(f"\nfigures: {options.results / 'figures'}\nreport:  {report if report.is_file() else 'not made yet (make report)'}")
-
-
-def _curves(plan: Plan) -> Callable[[str, str], pd.DataFrame]:
-    from grokdistill.summary import read_curve
-
-    return lambda stage, name: read_curve(plan.results / "curves" / stage / f"{name}.csv")
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +28,9 @@ COLUMNS = (
 WHOLE = ("p1", "p2", "seed", "steps", "t_mem", "t_grok", "gap")
 
 
-def read_curve(path: Path) -> pd.DataFrame:
-    """A run's curve, one row per evaluation."""
-    return pd.read_csv(path)
+def curve_of(plan: Plan, run: PlannedRun) -> pd.DataFrame:
+    """A run's curve from the store, one row per evaluation."""
+    return pd.read_csv(plan.store.file(run.stage, run.fingerprint, CURVE))
 
 
 def judged(curve: pd.DataFrame, stage: str) -> pd.Series:
@@ -93,11 +92,10 @@ def measure(curve: pd.DataFrame, stage: str, evaluation: Evaluation, diverged: i
     }
 
 
-def row(plan: Plan, run: PlannedRun) -> dict[str, Any]:
+def row(plan: Plan, run: PlannedRun, curve: pd.DataFrame) -> dict[str, Any]:
     """The run's row of `runs.csv`."""
     record = plan.store.record(run.stage, run.fingerprint)
     config = run.config
-    curve = read_curve(plan.store.file(run.stage, run.fingerprint, CURVE))
     teacher = plan.entries[run.parents["teacher"]]["name"] if "teacher" in run.parents else config.teacher
     shown = {
         "stage": run.stage,

@@ -83,7 +83,7 @@ def enumerate_targets(study: Study) -> dict[str, Target]:
         outputs = results / stage, results / "curves" / stage, results / "metrics" / f"{stage}.json"
         add(stage, "publish", {"runs": listed[stage]} | evaluation, *outputs)
     runs = {"runs": {stage: listed[stage] for stage in STAGES[1:]}}
-    add("tables", "publish", runs | evaluation, results / "runs.csv", results / "costs.csv")
+    add("tables", "publish", runs | evaluation, results / "runs.csv", results / "costs.csv", results / "curves.parquet")
     shown = {"tables": found["tables"].digest, "pair": list(params.primes.pair)}
     look = params.figures.model_dump(mode="json") | {"threshold": params.evaluation.threshold}
     for number in FIGURES:

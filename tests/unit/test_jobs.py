@@ -6,6 +6,7 @@ import math
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -14,6 +15,7 @@ from grokdistill import train
 from grokdistill.data import generate
 from grokdistill.files import load_tensors
 from grokdistill.model import Shape, Transformer
+from grokdistill.publish import read_curves
 
 TRAINING = ("teachers", "baselines", "students", "joint", "continual")
 COLUMNS = [
@@ -90,6 +92,16 @@ class TestFinished:
             assert float(row["seconds"]) >= 0
             assert row["device"]
             assert json.loads(row["versions"])["torch"] == torch.__version__
+
+    def test_the_one_file_of_curves_holds_each_run_s_own(self, finished):
+        curves = read_curves(finished.results)
+        for row in rows_of(finished.results / "runs.csv"):
+            own = pd.read_csv(finished.results / "curves" / row["stage"] / f"{row['name']}.csv")
+            pd.testing.assert_frame_equal(
+                curves(row["stage"], row["name"]), own.dropna(axis=1, how="all"), check_dtype=False, check_like=True
+            )
+        with pytest.raises(FileNotFoundError, match="no curve of joint/nobody"):
+            curves("joint", "nobody")
 
     def test_views_hold_exactly_the_runs(self, finished):
         for stage in TRAINING:

@@ -1,12 +1,10 @@
 """From a curve to a row of the table and to metrics, on curves made by hand."""
 
-import math
-
 import pandas as pd
 import pytest
 
 from grokdistill.params import Evaluation
-from grokdistill.summary import COLUMNS, _cell_metrics, measure, read_curve, table
+from grokdistill.summary import COLUMNS, _cell_metrics, measure, table
 
 EVALUATION = Evaluation(every=100, threshold=0.9, hold=200, memorized=0.99)
 DOCUMENTED = [
@@ -120,11 +118,3 @@ def test_whole_numbers_stay_whole_in_the_table():
     assert head == DOCUMENTED
     assert [first[head.index(name)] for name in ("seed", "t_mem", "t_grok", "p1", "p2")] == ["0", "100", "", "113", ""]
     assert second[head.index("t_grok")] == "300"
-
-
-def test_a_curve_reads_back_with_gaps(tmp_path):
-    (tmp_path / "curve.csv").write_text("step,kl,test_acc\n0,,0.5\n100,0.25,1\n")
-    found = read_curve(tmp_path / "curve.csv")
-    assert found["step"].tolist() == [0, 100]
-    assert math.isnan(found["kl"][0])
-    assert found["kl"][1] == 0.25

@@ -171,12 +171,13 @@ DAMAGE = {
 }
 RESULTS = {  # file -> jobs of the next run
     "data/datasets/p7-s0/dataset.safetensors": {"datasets": 1},
-    "results/teachers/add-p11-f35-adamw-scratch-s0/checkpoint.safetensors": {"teachers": 1, "draw_figure": 7, "claims": 1},
-    "results/students/add-p11-p7-f20-adamw-distilled-s0/curve.csv": {"students": 1, "draw_figure": 7, "claims": 1},
-    "results/joint/add-p11-p7-f35-f20-adamw-distilled-s0/record.json": {"joint": 1, "draw_figure": 7, "claims": 1},
-    "results/curves/continual/add-p11-p7-f20-adamw-distilled-s0.csv": {"continual": 1, "draw_figure": 7, "claims": 1},
-    "results/metrics/baselines.json": {"baselines": 1, "draw_figure": 7, "claims": 1},
+    "results/teachers/add-p11-f35-adamw-scratch-s0/checkpoint.safetensors": {"teachers": 1},
+    "results/students/add-p11-p7-f20-adamw-distilled-s0/curve.csv": {"students": 1},
+    "results/joint/add-p11-p7-f35-f20-adamw-distilled-s0/record.json": {"joint": 1},
+    "results/curves/continual/add-p11-p7-f20-adamw-distilled-s0.csv": {"continual": 1},
+    "results/metrics/baselines.json": {"baselines": 1},
     "results/runs.csv": {"tables": 1, "draw_figure": 7, "claims": 1},
+    "results/curves.parquet": {"tables": 1, "draw_figure": 7, "claims": 1},
     "results/figures/figure-2.pdf": {"draw_figure": 1},
     "results/claims.csv": {"claims": 1},
     "results/made/claims.json": {"claims": 1},

@@ -2,9 +2,9 @@
 rule claims:
     input:
         wanted("claims"),
-        made("tables", *STAGES[1:]),
+        made("tables"),
         runs=ancient(rules.tables.output.runs),
-        curves=ancient(curves_of_all_stages()),
+        curves=ancient(rules.tables.output.curves),
         claims=ancient(PARAMS.paths.claims),
         plan=ancient(PLAN),
     output:

@@ -114,8 +114,3 @@ def stamp(name):
 def log_of(stage):
     """Where a training job's progress is kept."""
     return f"{RESULTS}/logs/{stage}/{{fingerprint}}.log"
-
-
-def curves_of_all_stages():
-    """Folders of published curves."""
-    return [f"{RESULTS}/curves/{stage}" for stage in STAGES[1:]]

@@ -2,9 +2,9 @@
 rule draw_figure:
     input:
         wanted("figure-{number}"),
-        made("tables", *STAGES[1:]),
+        made("tables"),
         runs=ancient(rules.tables.output.runs),
-        curves=ancient(curves_of_all_stages()),
+        curves=ancient(rules.tables.output.curves),
         plan=ancient(PLAN),
     output:
         png=report(

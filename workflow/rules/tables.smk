@@ -1,4 +1,4 @@
-# One row per training run: what came of it, and what it cost.
+# One row per training run: what came of it, and what it cost; and all curves in one file.
 rule tables:
     input:
         wanted("tables"),
@@ -12,6 +12,7 @@ rule tables:
             labels={"table": "all runs"},
         ),
         costs=f"{RESULTS}/costs.csv",
+        curves=f"{RESULTS}/curves.parquet",
         stamp=stamp("tables"),
         made=touch(made("tables")),
     log:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD = """\
 # Written by workflow/scripts/write_dvc_yaml.py; change it there. `dvc repro` runs the same jobs as `snakemake`.
 """
-# The stages whose views a stage reads; figures and claims read the tables and the curves.
+# The stages whose views a stage reads; figures and claims read the tables.
 READS = {
     "datasets": (),
     "teachers": ("datasets",),
@@ -58,7 +58,7 @@ def document(params: Params) -> dict:
     for name, targets in groups.items():
         paths = [path for target in targets for path in (*target.outputs, target.stamp)]
         measured = [path for path in paths if path.startswith(f"{results}/metrics/")]
-        read = [view[other] for other in READS[name]] if name in READS else [f"{results}/runs.csv", *curves]
+        read = [view[other] for other in READS[name]] if name in READS else [f"{results}/runs.csv", f"{results}/curves.parquet"]
         stages[name] = stage(
             name,
             deps=[manifests[name], *read],
