@@ -246,19 +246,21 @@ def test_two_at_once(empty: Clone, undisturbed: dict[str, str]):
     before = (empty.root / "params.yaml").read_text()
     empty.params(training__steps=1_000_000, training__steps_scarce=1_000_000)
     first = started(empty, "snakemake", "--cores", "1", "--resources", "gpu=1")
-    deadline = time.monotonic() + 60
-    while not list((empty.root / "results/store/locks").glob("*")):  # of runs in training
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    printed = empty.run("snakemake", "--cores", "1", "--resources", "gpu=1", ok=False)
-    assert "cannot be locked" in printed, printed
-    shutil.rmtree(empty.root / ".snakemake/locks")  # as a third one does that finds nothing to do
-    for second in (["snakemake", "--cores", "1", "--resources", "gpu=1"], ["dvc", "repro"]):
-        printed = empty.run(*second, ok=False)
-        assert f"Another snakemake (or dvc repro) is running in {empty.root}" in printed, printed
-    assert first.poll() is None
-    os.killpg(first.pid, signal.SIGTERM)
-    first.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 120
+        while not list((empty.root / "results/store/locks").glob("*")):  # of runs in training
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        printed = empty.run("snakemake", "--cores", "1", "--resources", "gpu=1", ok=False)
+        assert "cannot be locked" in printed, printed
+        shutil.rmtree(empty.root / ".snakemake/locks")  # as a third one does that finds nothing to do
+        for second in (["snakemake", "--cores", "1", "--resources", "gpu=1"], ["dvc", "repro"]):
+            printed = empty.run(*second, ok=False)
+            assert f"Another snakemake (or dvc repro) is running in {empty.root}" in printed, printed
+        assert first.poll() is None
+    finally:
+        os.killpg(first.pid, signal.SIGTERM)
+        first.communicate(timeout=120)
     (empty.root / "params.yaml").write_text(before)
     empty.snakemake()
     survived("a second snakemake or dvc repro beside the first", 3, empty, undisturbed)
