@@ -1,10 +1,14 @@
-"""Write the demo's runs, claims and figure, and the benchmarks' figures, into the README: `make readme`, after `make demo`."""
+"""Write job counts, the demo's runs, claims and figure, and the benchmarks into the README: `make readme`, after `make demo`."""
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
+
+from grokdistill.config import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 END = "<!-- end of what `make readme` wrote -->\n"
@@ -15,6 +19,18 @@ def markdown(frame: pd.DataFrame) -> str:
     kinds = ["---:" if pd.api.types.is_numeric_dtype(frame[name]) else "---" for name in frame]
     rows = [list(frame), kinds, *frame.astype(object).where(frame.notna(), "").to_numpy().tolist()]
     return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+def jobs_table() -> str:
+    """How many jobs of each rule the paper at full scale takes, from nothing."""
+    command = ["snakemake", "--dry-run", "--forceall", "--quiet", "rules"]
+    printed = subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", printed.partition("Job stats")[2], re.M)}
+    total = counts.pop("total")
+    long = {name: counts[name] for name in ("generate_datasets", *(f"train_{stage}" for stage in STAGES[1:]))}
+    rows = {**{f"`{name}`": count for name, count in long.items()}, "plan, layout, tables, figures, claims": 0, "all": total}
+    rows["plan, layout, tables, figures, claims"] = total - sum(long.values())
+    return markdown(pd.DataFrame({"rule": list(rows), "jobs": list(rows.values())}))
 
 
 def runs_table(path: Path) -> str:
@@ -48,16 +64,16 @@ def speed(folder: Path) -> str:
     return (
         f"{table}\n{about['processor']}, PyTorch {about['versions']['torch']}, median of {about['updates']} updates. Planning "
         f"a study of {largest['runs']:,} runs (`snakemake -n`) takes {largest['planning']:.0f} seconds, its tables "
-        f"{largest['tables']:.0f}.\n"
+        f"{largest['tables']:.0f}, its seven figures {largest['figures']:.0f}, its claims {largest['claims']:.0f}.\n"
     )
 
 
 def between(text: str, source: str, new: str) -> str:
     """`text` with `new` in the block that says it was written from `source`."""
-    start = f"<!-- written by `make readme` from {source}/ -->\n"
+    start = f"<!-- written by `make readme` from {source} -->\n"
     before, found, rest = text.partition(start)
     if not found:
-        raise SystemExit(f"README.md has no block from {source}/")
+        raise SystemExit(f"README.md has no block from {source}")
     return before + start + new + END + rest.partition(END)[2]
 
 
@@ -68,5 +84,6 @@ if __name__ == "__main__":
         shutil.copyfile(ROOT / "results-quick" / name, demo / Path(name).name)
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    text = between(text, "results-quick", runs_table(demo / "runs.csv") + "\n" + claims_table(demo / "claims.csv"))
-    readme.write_text(between(text, "benchmarks/results", speed(ROOT / "benchmarks" / "results")), encoding="utf-8")
+    text = between(text, "results-quick/", runs_table(demo / "runs.csv") + "\n" + claims_table(demo / "claims.csv"))
+    text = between(text, "snakemake -n --forceall", jobs_table())
+    readme.write_text(between(text, "benchmarks/results/", speed(ROOT / "benchmarks" / "results")), encoding="utf-8")
