@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from grokdistill.plan import Plan, PlannedRun
     from grokdistill.runs import Study
 
+SHOWN = 100  # lines of runs that the command show prints; of more it prints cells over seeds
 # As in grokdistill.config, which is not imported here so that --help answers at once.
 STAGES = ("datasets", "teachers", "baselines", "students", "joint", "continual")
 
@@ -306,11 +307,17 @@ def _show(options: argparse.Namespace) -> None:
     from grokdistill import claims
     from grokdistill.files import DamagedFile
     from grokdistill.publish import read_runs
+    from grokdistill.summary import cells
 
     runs = read_runs(options.results)
     columns = ["stage", "name", "status", "t_mem", "t_grok", "final_test_acc", "final_p1_acc", "norm_start", "norm_end"]
-    whole = {"t_mem": "Int64", "t_grok": "Int64"}
-    print(runs[columns].astype(whole).to_string(index=False, na_rep="", float_format="{:.3f}".format), end="\n\n")
+    table = runs[columns].astype({"t_mem": "Int64", "t_grok": "Int64"}) if len(runs) <= SHOWN else cells(runs)
+    print(table.head(SHOWN).to_string(index=False, na_rep="", float_format="{:.3f}".format).replace("<NA>", "    "))
+    if len(table) < len(runs) or len(table) > SHOWN:
+        print(
+            f"{min(len(table), SHOWN)} of {len(table)} cells with {len(runs)} runs; all of them: {options.results / 'runs.csv'}"
+        )
+    print()
     path = options.results / "claims.csv"
     if not path.is_file():
         raise DamagedFile(f"{path}: missing; make it with `snakemake claims`")

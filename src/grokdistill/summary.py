@@ -116,6 +116,21 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(WHOLE, "Int64"))
 
 
+def cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs by cell, over seeds: n, how many grokked, median t_grok (none where the median seed is censored), mean accuracies."""
+    named = runs.assign(cell=runs["name"].str.replace(r"-s\d+$", "", regex=True), grokked=runs["status"] == "grokked")
+    named["t_grok"] = named["t_grok"].astype(float).fillna(float("inf"))
+    found = named.groupby(["stage", "cell"], sort=False).agg(
+        n=("seed", "size"),
+        grokked=("grokked", "sum"),
+        t_grok=("t_grok", lambda times: statistics.median_high(times)),
+        test_acc=("final_test_acc", "mean"),
+        p1_acc=("final_p1_acc", "mean"),
+    )
+    found["t_grok"] = found["t_grok"].replace(float("inf"), None).astype("Int64")
+    return found.reset_index()
+
+
 def metrics(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """A stage's metrics for DVC: op, primes, fraction, optimizer, method (and variant), each with `n` and `share_grokked`.
 

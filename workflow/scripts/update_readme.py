@@ -1,4 +1,4 @@
-"""Write job counts, the demo's runs, claims and figure, and the benchmarks into the README: `make readme`, after `make demo`."""
+"""Write job counts, what the demo made, and the benchmarks into the README: `make readme`, after `make demo`."""
 
 import json
 import re
