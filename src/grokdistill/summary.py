@@ -117,7 +117,7 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs by cell, over seeds: n, how many grokked, median t_grok (none where the median seed is censored), mean accuracies."""
+    """Runs by cell, over seeds: n, how many grokked, median t_grok (none where that seed is censored), mean accuracies."""
     named = runs.assign(cell=runs["name"].str.replace(r"-s\d+$", "", regex=True), grokked=runs["status"] == "grokked")
     named["t_grok"] = named["t_grok"].astype(float).fillna(float("inf"))
     found = named.groupby(["stage", "cell"], sort=False).agg(
