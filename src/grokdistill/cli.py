@@ -87,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     figures = command("figures", _figures, "draw figures 1 to 7")
     _plan_argument(figures)
     figures.add_argument("numbers", nargs="*", type=int, metavar="N", help="only these figures; default: all")
+    _plan_argument(
+        command("readings", _readings, "compare variants with the defaults that they depart from: a table, a picture")
+    )
     _plan_argument(command("claims", _claims, "judge the paper's claims"))
     _plan_argument(command("manifests", _manifests, "write what each stage is made from, for people and for DVC"))
     _plan_argument(command("check", _check, "say whether every result is what the plan asks for, by its bytes; 1 if not"))
@@ -244,6 +247,20 @@ def _figures(options: argparse.Namespace) -> None:
             )
 
 
+def _readings(options: argparse.Namespace) -> None:
+    from grokdistill import readings
+    from grokdistill.files import write
+    from grokdistill.plan import Plan
+    from grokdistill.publish import read_runs
+    from grokdistill.targets import making
+
+    plan = Plan.load(options.plan)
+    with making(plan, "readings"):
+        frame = readings.table(read_runs(plan.results))
+        write(plan.results / "readings.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        readings.draw(frame, plan.results / "figures" / "readings.png", plan.params.figures.dpi)
+
+
 def _claims(options: argparse.Namespace) -> None:
     from grokdistill import claims
     from grokdistill.files import write
@@ -311,11 +328,13 @@ def _show(options: argparse.Namespace) -> None:
     from grokdistill import claims
     from grokdistill.files import DamagedFile
     from grokdistill.publish import read_runs
-    from grokdistill.summary import cells
+    from grokdistill.summary import over_seeds
 
     runs = read_runs(options.results)
     columns = ["stage", "name", "status", "t_mem", "t_grok", "final_test_acc", "final_p1_acc", "norm_start", "norm_end"]
-    table = runs[columns].astype({"t_mem": "Int64", "t_grok": "Int64"}) if len(runs) <= SHOWN else cells(runs)
+    table = runs[columns].astype({"t_mem": "Int64", "t_grok": "Int64"})
+    if len(runs) > SHOWN:
+        table = over_seeds(runs.assign(cell=runs["name"].str.replace(r"-s\d+$", "", regex=True)), ["stage", "cell"])
     print(table.head(SHOWN).to_string(index=False, na_rep="", float_format="{:.3f}".format).replace("<NA>", "    "))
     if len(table) < len(runs) or len(table) > SHOWN:
         print(

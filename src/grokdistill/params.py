@@ -416,6 +416,11 @@ class Params(Section):
         """All prime pairs, the main one first."""
         return (self.primes.pair, *(pair.pair for pair in self.other_pairs.pairs))
 
+    @property
+    def varied(self) -> bool:
+        """Whether any stage has variants."""
+        return any(stage.variants for stage in (self.teachers, self.baselines, self.students, self.joint, self.continual))
+
     @model_validator(mode="after")
     def _consistent(self) -> Params:
         if not self.seeds:

@@ -5,6 +5,7 @@ Everything here is computed after training, so that a change of threshold or of 
 
 from __future__ import annotations
 
+import math
 import statistics
 import warnings
 from typing import Any
@@ -116,18 +117,24 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(WHOLE, "Int64"))
 
 
-def cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs by cell, over seeds: n, how many grokked, median t_grok (none where that seed is censored), mean accuracies."""
-    named = runs.assign(cell=runs["name"].str.replace(r"-s\d+$", "", regex=True), grokked=runs["status"] == "grokked")
-    named["t_grok"] = named["t_grok"].astype(float).fillna(float("inf"))
-    found = named.groupby(["stage", "cell"], sort=False).agg(
+def over_seeds(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The table of runs by cell, one row per combination of the columns `by`.
+
+    Returns:
+        `by`, then `n`, `grokked` (seeds), `t_grok` (median, none where that seed is censored), `test_acc` and `p1_acc` (final,
+        medians), `test_acc_min` and `test_acc_max`.
+    """
+    known = runs.assign(grokked=runs["status"] == "grokked", t_grok=runs["t_grok"].astype(float).fillna(math.inf))
+    found = known.groupby(by, dropna=False, sort=False).agg(
         n=("seed", "size"),
         grokked=("grokked", "sum"),
-        t_grok=("t_grok", lambda times: statistics.median_high(times)),
-        test_acc=("final_test_acc", "mean"),
-        p1_acc=("final_p1_acc", "mean"),
+        t_grok=("t_grok", statistics.median_high),
+        test_acc=("final_test_acc", "median"),
+        p1_acc=("final_p1_acc", "median"),
+        test_acc_min=("final_test_acc", "min"),
+        test_acc_max=("final_test_acc", "max"),
     )
-    found["t_grok"] = found["t_grok"].replace(float("inf"), None).astype("Int64")
+    found["t_grok"] = found["t_grok"].replace(math.inf, math.nan).astype("Int64")
     return found.reset_index()
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from grokdistill.params import Evaluation
-from grokdistill.summary import COLUMNS, _cell_metrics, cells, measure, table
+from grokdistill.summary import COLUMNS, _cell_metrics, measure, over_seeds, table
 
 EVALUATION = Evaluation(every=100, threshold=0.9, hold=200, memorized=0.99)
 DOCUMENTED = [
@@ -123,13 +123,19 @@ def test_whole_numbers_stay_whole_in_the_table():
 def test_cells_count_censored_seeds_as_longest():
     seeds = [("a", 0, 100, 1.0), ("a", 1, None, 0.4), ("a", 12, 300, 1.0), ("b", 0, None, 0.2), ("b", 1, 500, 0.9)]
     rows = [
-        {"stage": "students", "name": f"add-{cell}-s{seed}", "seed": seed, "status": "grokked" if time else "censored"}
+        {
+            "stage": "students",
+            "name": f"add-{cell}-s{seed}",
+            "cell": cell,
+            "seed": seed,
+            "status": "grokked" if time else "censored",
+        }
         | {"t_grok": time, "final_test_acc": accuracy, "final_p1_acc": None}
         for cell, seed, time, accuracy in seeds
     ]
-    found = cells(pd.DataFrame(rows))
-    assert found["cell"].tolist() == ["add-a", "add-b"]
+    found = over_seeds(pd.DataFrame(rows), ["stage", "cell"])
+    assert found["cell"].tolist() == ["a", "b"]
     assert found["n"].tolist() == [3, 2]
     assert found["grokked"].tolist() == [2, 1]
     assert found["t_grok"].tolist() == [300, pd.NA]
-    assert found["test_acc"].tolist() == pytest.approx([0.8, 0.55])
+    assert found["test_acc"].tolist() == pytest.approx([1.0, 0.55])

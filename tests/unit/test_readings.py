@@ -1,0 +1,57 @@
+"""Variants beside their defaults, on rows made by hand."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from grokdistill import readings
+
+CELL = {"stage": "students", "p1": 113, "p2": 107, "op": "add", "optimizer": "adamw", "p1_fraction": None, "fraction": 0.2}
+
+
+def row(variant: str, seed: int, accuracy: float, steps: int = 30_000, **more: object) -> dict:
+    grokked = accuracy > 0.95
+    outcome = {"status": "grokked" if grokked else "censored", "t_grok": 1000 + seed if grokked else None}
+    measured = {"final_test_acc": accuracy, "final_p1_acc": None, "steps": steps}
+    return CELL | {"method": "distilled", "variant": variant, "seed": seed} | outcome | measured | more
+
+
+RUNS = pd.DataFrame(
+    [
+        *(row("", seed, 0.99) for seed in (100, 101)),
+        row("", 100, 0.99, fraction=0.25),  # a cell without a variant is not compared
+        row("alpha=0.5,steps=3000", 100, 0.5, 3000),
+        *(row("alpha=0.5,steps=9000", seed, accuracy, 9000) for seed, accuracy in ((100, 0.6), (101, 0.97), (102, 0.98))),
+        row("steps=3000", 100, 0.8, 3000),  # the default, shorter
+        row("alpha=0.5,position=modulus", 100, 0.1),
+    ]
+)
+
+
+def test_a_row_per_reading_and_length_of_the_cells_that_vary():
+    found = readings.table(RUNS).set_index(["reading", "steps"])
+    assert list(found.index) == [
+        ("default", 30_000), ("alpha=0.5", 3000), ("alpha=0.5", 9000), ("default", 3000),
+        ("alpha=0.5,position=modulus", 30_000),
+    ]  # fmt: skip
+    assert found["n"].tolist() == [2, 1, 3, 1, 1]
+    assert found["grokked"].tolist() == [2, 0, 2, 0, 0]
+    assert found["t_grok"].tolist() == [1101, pd.NA, 1102, pd.NA, pd.NA]
+    assert found["test_acc"].tolist() == pytest.approx([0.99, 0.5, 0.97, 0.8, 0.1])
+    assert found.loc[("alpha=0.5", 9000), ["test_acc_min", "test_acc_max"]].tolist() == pytest.approx([0.6, 0.98])
+    assert set(found["fraction"]) == {0.2}
+
+
+def test_a_run_that_stopped_early_is_listed_with_its_own_reading():
+    early = pd.DataFrame([row("", 0, 0.99, 900), row("", 1, 0.99, 1200), row("alpha=0.5", 0, 0.2)])
+    assert readings.table(early)["n"].tolist() == [2, 1]
+
+
+def test_the_picture_is_the_same_bytes_for_the_same_table(tmp_path):
+    frame = readings.table(RUNS)
+    for name in ("one", "two"):
+        readings.draw(frame, tmp_path / name / "readings.png", 100)
+    first, second = ((tmp_path / name / "readings.png").read_bytes() for name in ("one", "two"))
+    assert first == second
+    assert first.startswith(b"\x89PNG")

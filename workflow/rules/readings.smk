@@ -1,0 +1,28 @@
+# Every variant beside the default that it departs from; a study without variants has none of it.
+rule readings:
+    input:
+        wanted("readings"),
+        made("tables"),
+        runs=ancient(rules.tables.output.runs),
+        plan=ancient(PLAN),
+    output:
+        table=report(
+            f"{RESULTS}/readings.csv",
+            caption="../report/readings.rst",
+            category="Tables",
+            labels={"table": "readings and sweeps"},
+        ),
+        picture=report(
+            f"{RESULTS}/figures/readings.png",
+            caption="../report/readings.rst",
+            category="Figures",
+            labels={"figure": "readings"},
+        ),
+        stamp=stamp("readings"),
+        made=touch(made("readings")),
+    log:
+        f"{RESULTS}/logs/readings.log",
+    conda:
+        "../envs/grokdistill.yaml"
+    shell:
+        "python -m grokdistill readings {input.plan} 2>&1 | tee {log}"
