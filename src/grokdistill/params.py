@@ -251,6 +251,7 @@ class Variant(Section):
     operators: tuple[Operator, ...] | None = Field(None, description="Only these operators; null: all of the stage's.")
     optimizers: tuple[Optimizer, ...] | None = Field(None, description="Only these optimizers; null: all.")
     fractions: tuple[Fraction, ...] | None = Field(None, description="Only these fractions; null: all.")
+    seeds: tuple[Seed, ...] | None = Field(None, description="Only these of the study's seeds; null: all.")
 
     @field_validator("fields")
     @classmethod
@@ -391,6 +392,9 @@ class Execution(Section):
     )
 
 
+TRAINING = ("teachers", "baselines", "students", "joint", "continual")  # the sections that have variants
+
+
 class Params(Section):
     """A whole study."""
 
@@ -419,12 +423,18 @@ class Params(Section):
     @property
     def varied(self) -> bool:
         """Whether any stage has variants."""
-        return any(stage.variants for stage in (self.teachers, self.baselines, self.students, self.joint, self.continual))
+        return any(getattr(self, stage).variants for stage in TRAINING)
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:
         if not self.seeds:
             raise ValueError("seeds: at least one seed is needed")
+        for stage in TRAINING:
+            for place, variant in enumerate(getattr(self, stage).variants):
+                for seed in set(variant.seeds or ()) - set(self.seeds):
+                    raise ValueError(
+                        f"{stage}.variants.{place}.seeds: {seed} is not one of the study's seeds {list(self.seeds)}"
+                    )
         if len(set(self.pairs)) < len(self.pairs):
             raise ValueError("other_pairs.pairs: a pair of primes is listed twice")
         largest = max(max(pair) for pair in self.pairs)

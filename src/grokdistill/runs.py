@@ -176,7 +176,7 @@ class _Recipes:
                     for fraction in fractions:
                         if fraction is not None and fraction not in (variant.fractions or fractions):
                             continue
-                        for seed in self.params.seeds:
+                        for seed in variant.seeds or self.params.seeds:
                             yield (departure, op, optimizer, *(() if fraction is None else (fraction,)), seed)
 
     def dataset(self, prime: int, seed: int) -> Run:

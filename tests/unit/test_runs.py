@@ -371,6 +371,12 @@ class TestVariants:
         found = [(run.config.op, run.config.optimizer, run.config.fraction, run.config.seed) for run in runs if run.variant]
         assert found == [("sub", "adam", 0.32, 0), ("sub", "adam", 0.32, 1)]
 
+    def test_only_with_the_seeds_it_names(self, tiny):
+        runs = self.runs(tiny, "students", [{"fields": {"alpha": 0.5}, "seeds": [1]}])
+        assert {run.config.seed for run in runs if run.variant} == {1}
+        with pytest.raises(ParamsError, match=r"students.variants.0.seeds: 7 is not one of the study's seeds"):
+            self.runs(tiny, "students", [{"fields": {"alpha": 0.5}, "seeds": [7]}])
+
     @pytest.mark.parametrize("teacher", ["grokked", "ungrokked", "random", "oracle"])
     def test_the_teachers_of_students(self, tiny, teacher):
         """The ungrokked control has a teacher of its own that stops once it has memorized; two controls have none."""
