@@ -5,7 +5,6 @@ Nothing is taken on trust: a run's fingerprint is computed anew from what its re
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from grokdistill.files import DamagedFile, sha256, write_with
 from grokdistill.plan import Plan, PlannedRun
 from grokdistill.runs import fingerprint
-from grokdistill.store import CHECKPOINT, CURVE, DATASET, DONE, RECORD, Store
+from grokdistill.store import CHECKPOINT, CURVE, DATASET, DONE, RECORD, Store, read_record
 
 
 @dataclass
@@ -72,11 +71,11 @@ def _take(plan: Plan, run: PlannedRun, folder: Path) -> bool:
         DamagedFile: where the record contradicts itself or a file its record.
     """
     path = folder / RECORD
+    record = read_record(path)
+    claimed, outputs = record["fingerprint"], record["outputs"]
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        claimed, outputs = record["fingerprint"], record["outputs"]
         made = fingerprint(record["config"], record["sources"], record["parents"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise DamagedFile(f"{path}: not a record ({error!r})") from None
     if made != claimed:
         raise DamagedFile(f"{path}: says it is run {claimed}, but its configuration, sources and parents are those of {made}")

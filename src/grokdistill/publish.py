@@ -14,7 +14,7 @@ from grokdistill import summary
 from grokdistill.config import STAGES
 from grokdistill.files import DamagedFile, sha256, to_json, write, write_with
 from grokdistill.plan import Plan
-from grokdistill.store import CHECKPOINT, CURVE, DATASET, RECORD
+from grokdistill.store import CHECKPOINT, CURVE, DATASET, RECORD, read_record
 
 CURVES = "curves.parquet"
 
@@ -51,14 +51,13 @@ def culprit(plan: Plan, stage: str) -> str | None:
     for run in plan.stage(stage):
         path = view / run.name / RECORD
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            outputs = {view / run.name / name: digest for name, digest in record["outputs"].items()}
-            made = record["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"{path} is not a record ({error!r})"
-        if made != run.fingerprint:
-            return f"{path} is run {made}, asked for is {run.fingerprint}"
-        for file, digest in outputs.items():
+            record = read_record(path)
+        except DamagedFile as error:
+            return str(error)
+        if record["fingerprint"] != run.fingerprint:
+            return f"{path} is run {record['fingerprint']}, asked for is {run.fingerprint}"
+        for name, digest in record["outputs"].items():
+            file = view / run.name / name
             if not file.is_file() or sha256(file) != digest:
                 return f"{file} {'does not match its record' if file.is_file() else 'is missing'}"
     return None

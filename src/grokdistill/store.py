@@ -6,6 +6,7 @@ complete once its record is there, which is written last and carries the hashes 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ RECORD = "record.json"
 CHECKPOINT = "checkpoint.safetensors"
 DATASET = "dataset.safetensors"
 CURVE = "curve.csv"
+SEAL = "sha256"  # the key of a record under which its own digest stands
 DONE = "done"  # the empty file that Snakemake is told about
 
 
@@ -40,16 +42,14 @@ class Store:
             DamagedFile: where it is missing, unreadable, or another run's.
         """
         path = self.folder(stage, fingerprint) / RECORD
+        if not path.exists():
+            raise DamagedFile(f"{path}: the run is not in the store; run its stage first ({stage})")
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DamagedFile(f"{path}: the run is not in the store; run its stage first ({stage})") from None
-        except (OSError, ValueError) as error:
-            raise DamagedFile(f"{path}: unreadable ({error}); {_remedy(path.parent)}") from None
-        if not isinstance(record, dict) or not isinstance(record.get("outputs"), dict):
-            raise DamagedFile(f"{path}: not a record; {_remedy(path.parent)}")
-        if record.get("fingerprint") != fingerprint:
-            raise DamagedFile(f"{path}: records run {record.get('fingerprint')}; {_remedy(path.parent)}")
+            record = read_record(path)
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; {_remedy(path.parent)}") from None
+        if record["fingerprint"] != fingerprint:
+            raise DamagedFile(f"{path}: records run {record['fingerprint']}; {_remedy(path.parent)}")
         return record
 
     def file(self, stage: str, fingerprint: str, name: str) -> Path:
@@ -74,7 +74,31 @@ class Store:
         """Complete a run whose files `names` have been written: hash them, then write the record."""
         folder = self.folder(stage, fingerprint)
         outputs = {name: sha256(folder / name) for name in names}
-        write(folder / RECORD, to_json(record | {"fingerprint": fingerprint, "outputs": outputs}))
+        write(folder / RECORD, to_json(sealed(record | {"fingerprint": fingerprint, "outputs": outputs})))
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with a digest of all else that it says, so that a damaged one is noticed."""
+    content = {key: value for key, value in record.items() if key != SEAL}
+    return content | {SEAL: hashlib.sha256(to_json(content).encode()).hexdigest()}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record from its file.
+
+    Raises:
+        DamagedFile: where it is unreadable, no record, or not what was written.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(record["outputs"], dict) and isinstance(record["fingerprint"], str) and sealed(record) == record
+    except OSError as error:
+        raise DamagedFile(f"{path}: unreadable ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(f"{path}: not a record ({error!r})") from None
+    if not whole:
+        raise DamagedFile(f"{path}: is not what was recorded")
+    return record
 
 
 def _remedy(folder: Path) -> str:

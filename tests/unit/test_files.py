@@ -161,6 +161,20 @@ class TestStore:
             assert str(path.parent) in str(caught.value)
             assert "delete" in str(caught.value)
 
+    def test_a_record_with_one_bit_flipped_is_never_taken_for_another(self, store):
+        """Unless what it says is the same, such as other white space."""
+        path = store.folder("teachers", "f00") / "record.json"
+        whole, record = path.read_bytes(), store.record("teachers", "f00")
+        refused = 0
+        for place in range(len(whole)):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            try:
+                assert store.record("teachers", "f00") == record
+            except DamagedFile as error:
+                refused += 1
+                assert str(path) in str(error) and "delete" in str(error)
+        assert refused > 0.9 * len(whole)
+
     def test_a_record_without_hashes_is_damaged(self, store):
         path = store.folder("teachers", "f00") / "record.json"
         path.write_text('{"fingerprint": "f00"}')

@@ -15,6 +15,7 @@ from test_train import CASES, CPU, build
 from grokdistill import resume
 from grokdistill.files import DamagedFile, load_tensors, save_tensors, sha256
 from grokdistill.jobs import Stopped
+from grokdistill.store import sealed
 from grokdistill.train import Trainer
 
 LONG = {"steps": 23, "eval_every": 5, "precision": "float32"}
@@ -128,6 +129,7 @@ def result(made):
     (key,) = made.of("teachers")
     record = json.loads((made.stored(key) / "record.json").read_text())
     record.pop("execution")
+    record.pop("sha256")
     return record, (made.stored(key) / "curve.csv").read_bytes(), (made.stored(key) / "checkpoint.safetensors").read_bytes()
 
 
@@ -303,7 +305,7 @@ def test_a_checkpoint_of_another_architecture_is_named(study, tiny, capsys):
     save_tensors(path, tensors, header, "torch")
     record = json.loads(path.with_name("record.json").read_text())
     record["outputs"][path.name] = sha256(path)
-    path.with_name("record.json").write_text(json.dumps(record))
+    path.with_name("record.json").write_text(json.dumps(sealed(record)))
     assert made.command("train", made.plan, "--stage", "students") == 1
     told = capsys.readouterr().err
     assert f"{path.relative_to(made.folder)}: not a model of the shape that its header says" in told
