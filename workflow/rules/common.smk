@@ -19,6 +19,9 @@ try:
 except ParamsError as error:
     raise WorkflowError(str(error)) from None
 
+# Files lie where their paths say, also where a default storage provider carries the sources to jobs elsewhere.
+workflow.modifier.path_modifier.apply_default_storage = lambda path: path
+
 PLAN = write_plan(STUDY)
 RESULTS = PARAMS.paths.results
 RUNS = {run.fingerprint: run for run in STUDY.runs}
