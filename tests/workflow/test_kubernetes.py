@@ -145,7 +145,7 @@ class Cluster:
             told = {"active": 1} if code is None else {"failed": 1} if code else {"succeeded": 1}
             return 200, {"metadata": {"name": name}, "status": told}
         if rest == ["log"]:
-            if query.get("previous") == "true":  # what kubelet says of a container that was never restarted
+            if query.get("previous", "false").lower() != "false":  # what kubelet says of a container that was never restarted
                 return 400, status(f'previous terminated container "snakemake" in pod "{name}" not found')
             return 200, (self.jobs[name].folder / ".log").read_text()
         name = query["labelSelector"].removeprefix("job-name=")
