@@ -1,4 +1,4 @@
-"""Write job counts, what the demo made, and the benchmarks into the README: `make readme`, after `make demo`."""
+"""Write job counts, what the demo made, and benchmarks into README and docs/scaling.md: `make readme`, after `make demo`."""
 
 import json
 import re
@@ -68,12 +68,20 @@ def speed(folder: Path) -> str:
     )
 
 
+def large_studies(folder: Path) -> str:
+    """What studies of several sizes cost beside their training."""
+    planning = json.loads((folder / "planning.json").read_text(encoding="utf-8"))
+    shown = pd.DataFrame(planning["seconds"]).rename(columns={"planning": "`snakemake -n`", "figures": "seven figures"})
+    shown["runs"] = shown["runs"].map("{:,}".format)
+    return markdown(shown.round(1)) + f"\n{planning['about']['processor']}.\n"
+
+
 def between(text: str, source: str, new: str) -> str:
     """`text` with `new` in the block that says it was written from `source`."""
     start = f"<!-- written by `make readme` from {source} -->\n"
     before, found, rest = text.partition(start)
     if not found:
-        raise SystemExit(f"README.md has no block from {source}")
+        raise SystemExit(f"no block from {source}")
     return before + start + new + END + rest.partition(END)[2]
 
 
@@ -87,3 +95,8 @@ if __name__ == "__main__":
     text = between(text, "results-quick/", runs_table(demo / "runs.csv") + "\n" + claims_table(demo / "claims.csv"))
     text = between(text, "snakemake -n --forceall", jobs_table())
     readme.write_text(between(text, "benchmarks/results/", speed(ROOT / "benchmarks" / "results")), encoding="utf-8")
+    scaling = ROOT / "docs" / "scaling.md"
+    text = between(
+        scaling.read_text(encoding="utf-8"), "benchmarks/results/planning.json", large_studies(ROOT / "benchmarks" / "results")
+    )
+    scaling.write_text(text, encoding="utf-8")
