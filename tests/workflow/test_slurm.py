@@ -19,8 +19,8 @@ from grokdistill.files import locked
 
 SCRIPT = ROOT / "tests/cluster/slurm.sh"
 # What differs on this Slurm: it keeps no accounts, and its jobs are short.
-RUN = "snakemake --workflow-profile workflow/profiles/slurm --slurm-status-command squeue".split()
-RUN += "--slurm-init-seconds-before-status-checks 5 --latency-wait 10".split()
+RUN = ["snakemake", "--workflow-profile", "workflow/profiles/slurm", "--slurm-status-command", "squeue"]
+RUN += ["--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "10"]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,7 @@ def test_the_whole_through_slurm(slurm: None, clone: Clone, tmp_path: Path):
     # Slurm's seconds, in which a job that starts as another ends is not beside it.
     beside = [sum(other["StartTime"] <= job["StartTime"] < other["EndTime"] for other in training) for job in training]
     assert max(beside) == 2
-    gpus = [re.match(r"GPU (.*) \(of (.*)\)", (root / f"results/logs/{run.parent.name}/{run.name}.log").read_text()) for run in runs]
+    logs = [(root / f"results/logs/{run.parent.name}/{run.name}.log").read_text() for run in runs]
+    gpus = [re.search(r"^GPU (.*) \(of (.*)\)", log, re.M) for log in logs]
     assert all(gpu[1] == gpu[2] for gpu in gpus)  # the only one that the job sees
     assert {gpu[1] for gpu in gpus} == {"0", "1"}
