@@ -392,9 +392,6 @@ class Execution(Section):
     )
 
 
-TRAINING = ("teachers", "baselines", "students", "joint", "continual")  # the sections that have variants
-
-
 class Params(Section):
     """A whole study."""
 
@@ -420,16 +417,11 @@ class Params(Section):
         """All prime pairs, the main one first."""
         return (self.primes.pair, *(pair.pair for pair in self.other_pairs.pairs))
 
-    @property
-    def varied(self) -> bool:
-        """Whether any stage has variants."""
-        return any(getattr(self, stage).variants for stage in TRAINING)
-
     @model_validator(mode="after")
     def _consistent(self) -> Params:
         if not self.seeds:
             raise ValueError("seeds: at least one seed is needed")
-        for stage in TRAINING:
+        for stage in ("teachers", "baselines", "students", "joint", "continual"):
             for place, variant in enumerate(getattr(self, stage).variants):
                 for seed in set(variant.seeds or ()) - set(self.seeds):
                     raise ValueError(

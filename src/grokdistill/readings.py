@@ -42,6 +42,9 @@ def draw(frame: pd.DataFrame, path: Path, dpi: int) -> None:
     with style.context():
         figure = Figure(figsize=(max(style.WIDTH, width), 0.9 + 0.2 * sum(heights)), layout="constrained")
         axes = figure.subplots(max(len(blocks), 1), 1, squeeze=False, height_ratios=heights)[:, 0]
+        if not blocks:
+            axes[0].set_axis_off()
+            axes[0].text(0.5, 0.5, "this study has no variants", ha="center", va="center", **style.ABSENT)
         for ax, stage, (accuracy, seeds) in zip(axes, stages, blocks):
             seaborn.heatmap(
                 accuracy, annot=seeds, fmt="", vmin=0, vmax=1, cmap="cividis", cbar=False, ax=ax,

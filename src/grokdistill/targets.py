@@ -42,7 +42,7 @@ class Target:
     """A part of the results.
 
     Attributes:
-        name: "teachers", ..., "tables", "figure-1", ..., "readings" (where there are variants), "claims".
+        name: "teachers", ..., "tables", "figure-1", ..., "readings", "claims".
         module: the module whose sources make it.
         recipe: what it is made from.
         outputs: files and folders, relative to the working folder.
@@ -89,8 +89,7 @@ def enumerate_targets(study: Study) -> dict[str, Target]:
     for number in FIGURES:
         outputs = (results / "figures" / f"figure-{number}.{kind}" for kind in ("png", "pdf"))
         add(f"figure-{number}", "figures", shown | {"look": look}, *outputs)
-    if params.varied:
-        add("readings", "readings", shown | {"look": look}, results / "readings.csv", results / "figures" / "readings.png")
+    add("readings", "readings", shown | {"look": look}, results / "readings.csv", results / "figures" / "readings.png")
     judged = {"judging": params.claims.model_dump(mode="json"), "claims": _hash(Path(params.paths.claims))}
     add("claims", "claims", shown | judged, results / "claims.csv")
     return found

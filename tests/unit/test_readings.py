@@ -48,6 +48,14 @@ def test_a_run_that_stopped_early_is_listed_with_its_own_reading():
     assert readings.table(early)["n"].tolist() == [2, 1]
 
 
+def test_a_study_without_variants_has_an_empty_table_and_a_picture_that_says_so(tmp_path):
+    frame = readings.table(RUNS[RUNS["variant"] == ""])
+    assert frame.empty
+    assert list(frame)[-7:] == ["n", "grokked", "t_grok", "test_acc", "p1_acc", "test_acc_min", "test_acc_max"]
+    readings.draw(frame, tmp_path / "readings.png", 100)
+    assert (tmp_path / "readings.png").stat().st_size > 1000
+
+
 def test_the_picture_is_the_same_bytes_for_the_same_table(tmp_path):
     frame = readings.table(RUNS)
     for name in ("one", "two"):

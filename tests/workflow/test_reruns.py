@@ -18,8 +18,9 @@ from conftest import Clone, training
 from grokdistill.config import STAGES
 
 TRAINING = STAGES[1:]
-FIGURES, SHOWN = {"draw_figure": 7}, {"draw_figure": 7, "claims": 1}
-REST = SHOWN | {"tables": 1}
+FIGURES = {"draw_figure": 7}
+PICTURES = FIGURES | {"readings": 1}
+REST = PICTURES | {"claims": 1, "tables": 1}
 STUDENTS = {"students/add-p11-p7-f30-adamw-distilled", "students/add-p11-p7-f20-adamw-distilled"}
 JOINT_DISTILLED = "joint/add-p11-p7-f35-f20-adamw-distilled"
 JOINT = {JOINT_DISTILLED, "joint/add-p11-p7-f35-f20-adamw-supervised"}
@@ -80,7 +81,7 @@ def params(**changes: object):
         pytest.param(lambda clone: clone.run("rm", "-r", ".snakemake"), {}, set(), id="Snakemake's folder lost"),
         pytest.param(reorder_params, {}, set(), id="params.yaml reordered and commented"),
         pytest.param(comment_sources, {}, set(), id="comments and docstrings in the library"),
-        pytest.param(append("src/grokdistill/style.py"), FIGURES, set(), id="the figures' style"),
+        pytest.param(append("src/grokdistill/style.py"), PICTURES, set(), id="the figures' style"),
         pytest.param(append("src/grokdistill/figures/specs.py"), FIGURES, set(), id="a figure module"),
         pytest.param(append("src/grokdistill/claims.py"), {"claims": 1}, set(), id="the claims' module"),
         pytest.param(
@@ -105,7 +106,7 @@ def params(**changes: object):
             params(students__alpha=0.8), {"train_students": 2, "train_joint": 1, "students": 1, "joint": 1} | REST,
             STUDENTS | {JOINT_DISTILLED}, id="students.alpha",
         ),
-        pytest.param(params(figures={"dpi": 60}), FIGURES, set(), id="figures.dpi"),
+        pytest.param(params(figures={"dpi": 60}), PICTURES, set(), id="figures.dpi"),
         pytest.param(params(claims={"min_n": 2}), {"claims": 1}, set(), id="claims.min_n"),
         pytest.param(params(evaluation__threshold=0.9), dict.fromkeys(TRAINING, 1) | REST, set(), id="evaluation.threshold"),
         pytest.param(
@@ -213,7 +214,7 @@ def test_a_result_that_is_not_what_was_made_is_made_anew(clone: Clone):
     checkpoint = next((clone.root / "results/students").glob("*/checkpoint.safetensors"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1] + b"x")
     (clone.root / "results/metrics/joint.json").unlink()
-    assert dict(clone.planned()) == {"students": 1, "joint": 1} | SHOWN
+    assert dict(clone.planned()) == {"students": 1, "joint": 1, "draw_figure": 1}
     clone.snakemake()
     assert contents(clone.root / "results") == expected
 

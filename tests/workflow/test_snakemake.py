@@ -32,6 +32,18 @@ def test_everything_named_is_made(finished: Clone):
     assert {path.name for path in (finished.root / "data" / "datasets").glob("p*")} == {"p11-s0", "p7-s0"}
 
 
+def test_a_clone_runs_its_own_sources(clone: Clone):
+    """Whatever else is installed: in what decides, and in jobs."""
+    del clone.environment["PYTHONPATH"]
+    assert not clone.planned()
+    for name, message in (("runs.py", "this clone's enumeration"), ("claims.py", "this clone's judgement")):
+        path = clone.root / "src/grokdistill" / name
+        whole = path.read_text()
+        path.write_text(f"{whole}\nraise RuntimeError({message!r})\n")
+        assert message in clone.snakemake("--", "claims", ok=False)
+        path.write_text(whole)
+
+
 def test_seeds_share_a_job(clone: Clone):
     """The first seed's job trains all; the others' find theirs in the store, so each cell is trained once."""
     clone.params(seeds=[1, 2, 3], execution={"seeds_per_job": 3})

@@ -25,7 +25,6 @@ workflow.modifier.path_modifier.apply_default_storage = lambda path: path
 PLAN = write_plan(STUDY)
 RESULTS = PARAMS.paths.results
 RUNS = {run.fingerprint: run for run in STUDY.runs}
-READINGS = ["readings"] if PARAMS.varied else []
 
 # One Snakemake executes jobs in a folder at a time, and holds this lock meanwhile. Its own locks do not suffice: those of a killed
 # run stay, so they are removed here where nobody runs, and every Snakemake that ends takes all others' with it.

@@ -1,4 +1,4 @@
-# Every variant beside the default that it departs from; a study without variants has none of it.
+# Every variant beside the default that it departs from.
 rule readings:
     input:
         wanted("readings"),
