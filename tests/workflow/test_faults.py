@@ -101,17 +101,22 @@ def test_kills_at_random_times(empty: Clone, undisturbed: dict[str, str]):
     rng, kills, resumed = random.Random(5), 0, 0
     for stage in STAGES:
         latest = 6 if stage in TRAINING else 2.5  # seconds; so that most hit something
-        for _ in range(KILLS):
+        for place in range(KILLS):
             job = started(empty, "snakemake", "--cores", "2", "--resources", "gpu=2", "--", stage)
+            wait = rng.uniform(0.5, latest)
+            if place == 0 and stage in TRAINING:  # hits a run that has kept a state, however slow the machine is
+                while job.poll() is None and not list(empty.root.glob(f"results/store/{stage}/*/state.safetensors")):
+                    time.sleep(0.02)
+                wait = 0.1
             try:
-                job.communicate(timeout=rng.uniform(0.5, latest))
+                job.communicate(timeout=wait)
             except subprocess.TimeoutExpired:
                 os.killpg(job.pid, signal.SIGKILL)
                 resumed += job.communicate()[0].count("goes on at step")
                 kills += 1
         resumed += empty.snakemake("--", stage).count("goes on at step")
     assert kills >= (30 if WHOLE else 5), kills
-    assert resumed > 0 or not WHOLE  # a few kills may miss; unit tests resume
+    assert resumed > 0
     empty.snakemake()
     assert not empty.planned()
     survived("SIGKILL at a random time, over all stages", kills, empty, undisturbed)
