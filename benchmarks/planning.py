@@ -1,7 +1,8 @@
 """What a large study costs before and after training: `make bench`.
 
-Times `snakemake -n`, the tables, all figures and the claims for studies of about 100, 1,000 and 10,000 runs: the paper's own
-cells with more seeds, and a made-up curve of the paper's length in place of every run, below a temporary folder.
+Times `snakemake -n`, the tables, all figures, the claims, and reading the curves (from the one file, and from a CSV per run) of
+studies of about 100, 1,000 and 10,000 runs: the paper's own cells with more seeds, and a made-up curve of the paper's length for
+every run, below a temporary folder.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from about import about, save
 
-from grokdistill import cli, params
+from grokdistill import cli, params, publish
 from grokdistill.files import write
 from grokdistill.plan import Plan, write_plan
 from grokdistill.runs import enumerate_runs
@@ -79,12 +81,20 @@ def command(plan: Path, name: str) -> None:
             assert cli.main([name, str(plan), *more]) == 0
 
 
+def read_csvs(plan: Plan) -> None:
+    """Read every run's curve from a file of its own."""
+    for key, entry in plan.entries.items():
+        pd.read_csv(plan.store.folder(entry["stage"], key) / CURVE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 9, 90], help="sizes of the studies (default: 1 9 90)")
     options = parser.parse_args()
     rows = []
-    print(f"{'runs':>6} {'snakemake -n':>13} {'tables':>8} {'figures':>8} {'claims':>8}   seconds")
+    print(
+        f"{'runs':>6} {'snakemake -n':>13} {'tables':>8} {'figures':>8} {'claims':>8} {'curves':>8} {'as CSVs':>14}   seconds"
+    )
     for seeds in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
             path = study(Path(folder), seeds)
@@ -92,9 +102,11 @@ def main() -> None:
             row = {"runs": len(plan.entries), "planning": seconds(dry_run, Path(folder))}
             fill(plan, evaluations=150)
             row |= {name: seconds(command, path, name) for name in ("tables", "figures", "claims")}
+            row |= {"curves": seconds(publish.read_curves, plan.results), "curves as CSVs": seconds(read_csvs, plan)}
             os.chdir(ROOT)
         rows.append(row)
-        print("{runs:6,} {planning:13.1f} {tables:8.1f} {figures:8.1f} {claims:8.1f}".format(**row))
+        print("{runs:6,} {planning:13.1f} {tables:8.1f} {figures:8.1f} {claims:8.1f} {curves:8.1f}".format(**row), end="")
+        print(f"{row['curves as CSVs']:15.1f}")
     save("planning", {"about": about(), "seconds": rows})
 
 

@@ -64,7 +64,7 @@ def speed(folder: Path) -> str:
     return (
         f"{table}\n{about['processor']}, PyTorch {about['versions']['torch']}, median of {about['updates']} updates. Planning "
         f"a study of {largest['runs']:,} runs (`snakemake -n`) takes {largest['planning']:.0f} seconds, its tables "
-        f"{largest['tables']:.0f}, its seven figures {largest['figures']:.0f}, its claims {largest['claims']:.0f}.\n"
+        f"{largest['tables']:.0f}.\n"
     )
 
 
