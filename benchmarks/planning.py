@@ -1,8 +1,8 @@
 """What a large study costs before and after training: `make bench`.
 
 Times `snakemake -n`, the tables, all figures, the claims, and reading the curves (from the one file, and from a CSV per run) of
-studies of about 100, 1,000 and 10,000 runs: the paper's own cells with more seeds, and a made-up curve of the paper's length for
-every run, below a temporary folder.
+studies of about 100, 1,000 and 10,000 runs: the paper's own cells with more seeds, and a made-up curve of the paper's length
+for every run, below a temporary folder.
 """
 
 from __future__ import annotations
