@@ -33,7 +33,7 @@ record: $(READY) ## after `snakemake`: check what it made, and record it in DVC
 restore: $(READY) ## after `git checkout` or in a fresh clone: this commit's results, from DVC's cache or its remote
 	$(IN) python workflow/scripts/results.py restore
 
-readme: $(READY) ## write the demo's claims and figure into the README
+readme: $(READY) ## write job counts, what the demo made, and benchmarks into README and docs
 	$(IN) python workflow/scripts/update_readme.py
 
 test: $(READY) ## unit and workflow tests

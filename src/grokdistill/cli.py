@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         options.command(options)
+        sys.stdout.flush()
     except (ParamsError, DamagedFile, JobError, ChangedMeanwhile) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -175,7 +176,7 @@ def _adopt(options: argparse.Namespace) -> None:
         print(f"left alone: {run.stage}/{run.name} in {source} was made by another recipe; it will be made anew")
     print(
         f"{len(found.adopted)} runs adopted from {source}, {found.there} were in the store, "
-        f"{len(found.missing) + len(found.other)} are still to be made"
+        f"{len(found.missing) + len(found.other) + len(found.refused)} are still to be made"
     )
     if found.refused:
         raise DamagedFile("\n  ".join(["refused, and still to be made:", *found.refused]))
@@ -335,11 +336,10 @@ def _show(options: argparse.Namespace) -> None:
     table = runs[columns].astype({"t_mem": "Int64", "t_grok": "Int64"})
     if len(runs) > SHOWN:
         table = over_seeds(runs.assign(cell=runs["name"].str.replace(r"-s\d+$", "", regex=True)), ["stage", "cell"])
-    print(table.head(SHOWN).to_string(index=False, na_rep="", float_format="{:.3f}".format).replace("<NA>", "    "))
-    if len(table) < len(runs) or len(table) > SHOWN:
-        print(
-            f"{min(len(table), SHOWN)} of {len(table)} cells with {len(runs)} runs; all of them: {options.results / 'runs.csv'}"
-        )
+    shown = table.head(SHOWN).astype(object)
+    print(shown.where(shown.notna(), "").to_string(index=False, float_format="{:.3f}".format))
+    if len(runs) > SHOWN:
+        print(f"{len(shown)} of {len(table)} cells with {len(runs)} runs; all of them: {options.results / 'runs.csv'}")
     print()
     path = options.results / "claims.csv"
     if not path.is_file():

@@ -3,7 +3,10 @@
 import csv
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -92,6 +95,34 @@ class TestFinished:
             assert float(row["seconds"]) >= 0
             assert row["device"]
             assert json.loads(row["versions"])["torch"] == torch.__version__
+
+    def test_many_runs_are_shown_as_cells(self, finished, tmp_path, capsys):
+        """Each seed of a cell counts; few runs are shown one by one."""
+        runs = pd.read_csv(finished.results / "runs.csv")
+        (tmp_path / "claims.csv").write_text("claim,figure,statement,expected,measured,interval,n,verdict\n")
+        cells = runs["stage"] + runs["name"].str.rsplit("-s", n=1).str[0]
+        for copies, expected in ((1, len(runs)), (60, cells.nunique())):
+            seeds = [runs.assign(name=runs["name"].str.replace(r"-s\d+$", f"-s{seed}", regex=True)) for seed in range(copies)]
+            pd.concat(seeds if copies > 1 else [runs]).to_csv(tmp_path / "runs.csv", index=False)
+            assert finished.command("show", tmp_path) == 0
+            lines = capsys.readouterr().out.splitlines()
+            assert sum(line.split()[:1] in [[stage] for stage in TRAINING] for line in lines) == expected
+            assert not any("<NA>" in line or "nan" in line for line in lines)
+        assert f"{expected} of {expected} cells with {60 * len(runs)} runs" in "\n".join(lines)
+
+    def test_a_reader_that_stops_reading_is_no_fault(self, finished, repository):
+        """Such as `head`: neither a long text nor a short one ends in a message."""
+        environment = os.environ | {"PYTHONPATH": str(repository / "src"), "PYTHONUNBUFFERED": ""}
+        for arguments in (["schema"], ["plan", "params.yaml"]):
+            read, write = os.pipe()
+            os.close(read)
+            command = [sys.executable, "-m", "grokdistill", *arguments]
+            done = subprocess.run(
+                command, cwd=finished.folder, env=environment, stdout=write, stderr=subprocess.PIPE, text=True
+            )
+            os.close(write)
+            assert done.returncode == 141
+            assert "rror" not in done.stderr
 
     def test_the_one_file_of_curves_holds_each_run_s_own(self, finished):
         curves = read_curves(finished.results)

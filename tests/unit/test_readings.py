@@ -45,7 +45,9 @@ def test_a_row_per_reading_and_length_of_the_cells_that_vary():
 
 def test_a_run_that_stopped_early_is_listed_with_its_own_reading():
     early = pd.DataFrame([row("", 0, 0.99, 900), row("", 1, 0.99, 1200), row("alpha=0.5", 0, 0.2)])
-    assert readings.table(early)["n"].tolist() == [2, 1]
+    found = readings.table(early)
+    assert found["n"].tolist() == [2, 1]
+    assert found["steps"].tolist() == [1200, 30_000]
 
 
 def test_a_study_without_variants_has_an_empty_table_and_a_picture_that_says_so(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import pandas as pd
 import pytest
 from conftest import Clone
 
@@ -24,6 +25,9 @@ def test_everything_named_is_made(finished: Clone):
     for number in range(1, 8):
         assert (results / "figures" / f"figure-{number}.png").read_bytes().startswith(b"\x89PNG")
         assert (results / "figures" / f"figure-{number}.pdf").read_bytes().startswith(b"%PDF")
+    assert (results / "figures" / "readings.png").read_bytes().startswith(b"\x89PNG")
+    assert (results / "readings.csv").read_text().startswith("stage,p1,p2,op,")
+    assert len(pd.read_parquet(results / "curves.parquet").groupby(["stage", "name"])) == len(runs)
     metrics = json.loads((results / "metrics" / "students.json").read_text())
     assert metrics["add"]["p11-p7"]["f20"]["adamw"]["distilled"]["n"] == 1
     with (results / "claims.csv").open() as file:

@@ -28,8 +28,8 @@ def jobs_table() -> str:
     counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", printed.partition("Job stats")[2], re.M)}
     total = counts.pop("total")
     long = {name: counts[name] for name in ("generate_datasets", *(f"train_{stage}" for stage in STAGES[1:]))}
-    rows = {**{f"`{name}`": count for name, count in long.items()}, "plan, layout, tables, figures, claims": 0, "all": total}
-    rows["plan, layout, tables, figures, claims"] = total - sum(long.values())
+    rows = {f"`{name}`": count for name, count in long.items()}
+    rows |= {"plan, layout, tables, figures, readings, claims": total - sum(long.values()), "all": total}
     return markdown(pd.DataFrame({"rule": list(rows), "jobs": list(rows.values())}))
 
 
