@@ -261,7 +261,7 @@ def test_two_at_once(empty: Clone, undisturbed: dict[str, str]):
         assert "cannot be locked" in printed, printed
         shutil.rmtree(empty.root / ".snakemake/locks")  # as a third one does that finds nothing to do
         for second in (["snakemake", "--cores", "1", "--resources", "gpu=1"], ["dvc", "repro"]):
-            printed = empty.run(*second, ok=False)
+            printed = empty.run("timeout", "120", *second, ok=False)  # or it waits for the first, which takes for ever
             assert f"Another snakemake (or dvc repro) is running in {empty.root}" in printed, printed
         assert first.poll() is None
     finally:
