@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 IN := . $(VENV)/bin/activate &&
 QUICK := --configfile config/quick.yaml
 
-.PHONY: help setup demo report record restore readme test test-faults bench lint format clean
+.PHONY: help setup demo report record restore readings readme test test-faults bench lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ record: $(READY) ## after `snakemake`: check what it made, and record it in DVC
 
 restore: $(READY) ## after `git checkout` or in a fresh clone: this commit's results, from DVC's cache or its remote
 	$(IN) python workflow/scripts/results.py restore
+
+readings: $(READY) ## hours: the ablation of what the paper leaves open, into docs/readings/
+	$(IN) OMP_NUM_THREADS=1 python workflow/scripts/readings.py
 
 readme: $(READY) ## write job counts, what the demo made, and benchmarks into README and docs
 	$(IN) python workflow/scripts/update_readme.py

@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     _plan_argument(figures)
     figures.add_argument("numbers", nargs="*", type=int, metavar="N", help="only these figures; default: all")
     _plan_argument(
-        command("readings", _readings, "compare variants with the defaults that they depart from: a table, a picture")
+        command("readings", _readings, "compare variants with the defaults that they depart from: a table, two pictures")
     )
     _plan_argument(command("claims", _claims, "judge the paper's claims"))
     _plan_argument(command("manifests", _manifests, "write what each stage is made from, for people and for DVC"))
@@ -252,14 +252,17 @@ def _readings(options: argparse.Namespace) -> None:
     from grokdistill import readings
     from grokdistill.files import write
     from grokdistill.plan import Plan
-    from grokdistill.publish import read_runs
+    from grokdistill.publish import read_curves, read_runs
     from grokdistill.targets import making
 
     plan = Plan.load(options.plan)
     with making(plan, "readings"):
-        frame = readings.table(read_runs(plan.results))
+        runs, curves = read_runs(plan.results), read_curves(plan.results)
+        frame = readings.table(runs, curves)
         write(plan.results / "readings.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-        readings.draw(frame, plan.results / "figures" / "readings.png", plan.params.figures.dpi)
+        pictures, dpi = plan.results / "figures", plan.params.figures.dpi
+        readings.draw(frame, pictures / "readings.png", dpi)
+        readings.draw_curves(runs, curves, pictures / "readings-curves.png", dpi)
 
 
 def _claims(options: argparse.Namespace) -> None:

@@ -89,7 +89,8 @@ def enumerate_targets(study: Study) -> dict[str, Target]:
     for number in FIGURES:
         outputs = (results / "figures" / f"figure-{number}.{kind}" for kind in ("png", "pdf"))
         add(f"figure-{number}", "figures", shown | {"look": look}, *outputs)
-    add("readings", "readings", shown | {"look": look}, results / "readings.csv", results / "figures" / "readings.png")
+    pictures = (results / "figures" / f"{name}.png" for name in ("readings", "readings-curves"))
+    add("readings", "readings", shown | {"look": look}, results / "readings.csv", *pictures)
     judged = {"judging": params.claims.model_dump(mode="json"), "claims": _hash(Path(params.paths.claims))}
     add("claims", "claims", shown | judged, results / "claims.csv")
     return found

@@ -14,7 +14,14 @@ def row(variant: str, seed: int, accuracy: float, steps: int = 30_000, **more: o
     grokked = accuracy > 0.95
     outcome = {"status": "grokked" if grokked else "censored", "t_grok": 1000 + seed if grokked else None}
     measured = {"final_test_acc": accuracy, "final_p1_acc": None, "steps": steps}
-    return CELL | {"method": "distilled", "variant": variant, "seed": seed} | outcome | measured | more
+    name = f"{variant}-s{seed}"
+    return CELL | {"method": "distilled", "variant": variant, "seed": seed, "name": name} | outcome | measured | more
+
+
+def curve(stage: str, name: str) -> pd.DataFrame:
+    """A curve whose last `same_acc` is a percent per seed above 99."""
+    seed = int(name.rpartition("-s")[2])
+    return pd.DataFrame({"step": [0, 10], "test_acc": [0.0, 0.5], "same_acc": [0.0, (seed - 99) / 100]})
 
 
 RUNS = pd.DataFrame(
@@ -30,7 +37,7 @@ RUNS = pd.DataFrame(
 
 
 def test_a_row_per_reading_and_length_of_the_cells_that_vary():
-    found = readings.table(RUNS).set_index(["reading", "steps"])
+    found = readings.table(RUNS, curve).set_index(["reading", "steps"])
     assert list(found.index) == [
         ("default", 30_000), ("alpha=0.5", 3000), ("alpha=0.5", 9000), ("default", 3000),
         ("alpha=0.5,position=modulus", 30_000),
@@ -41,25 +48,43 @@ def test_a_row_per_reading_and_length_of_the_cells_that_vary():
     assert found["test_acc"].tolist() == pytest.approx([0.99, 0.5, 0.97, 0.8, 0.1])
     assert found.loc[("alpha=0.5", 9000), ["test_acc_min", "test_acc_max"]].tolist() == pytest.approx([0.6, 0.98])
     assert set(found["fraction"]) == {0.2}
+    assert found["same_acc"].tolist() == pytest.approx([0.015, 0.01, 0.02, 0.01, 0.01])  # the median over seeds
+    assert found["p1_covered_acc"].isna().all()
 
 
 def test_a_run_that_stopped_early_is_listed_with_its_own_reading():
     early = pd.DataFrame([row("", 0, 0.99, 900), row("", 1, 0.99, 1200), row("alpha=0.5", 0, 0.2)])
-    found = readings.table(early)
+    found = readings.table(early, curve)
     assert found["n"].tolist() == [2, 1]
     assert found["steps"].tolist() == [1200, 30_000]
 
 
 def test_a_study_without_variants_has_an_empty_table_and_a_picture_that_says_so(tmp_path):
-    frame = readings.table(RUNS[RUNS["variant"] == ""])
+    frame = readings.table(RUNS[RUNS["variant"] == ""], curve)
     assert frame.empty
-    assert list(frame)[-7:] == ["n", "grokked", "t_grok", "test_acc", "p1_acc", "test_acc_min", "test_acc_max"]
+    assert list(frame)[10:14] == ["n", "grokked", "t_grok", "test_acc"]
     readings.draw(frame, tmp_path / "readings.png", 100)
+    readings.draw_curves(RUNS[RUNS["variant"] == ""], curve, tmp_path / "curves.png", 100)
     assert (tmp_path / "readings.png").stat().st_size > 1000
 
 
+def test_curves_of_the_default_and_of_the_best_readings(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        readings.Axes, "plot", lambda ax, steps, values, **look: drawn.setdefault(look["label"], []).append(values)
+    )
+    monkeypatch.setattr(readings.Axes, "get_legend_handles_labels", lambda ax: ([], []))
+    monkeypatch.setattr(readings.Axes, "legend", lambda ax, *entries, **look: None)
+    many = [row(f"alpha=0.{rank}", 100, rank / 10) for rank in range(1, 10)]
+    runs = pd.DataFrame([row("", 100, 0.05), *many]).assign(name=lambda frame: frame["variant"])
+    curves = {name: pd.DataFrame({"step": [0, 9], "test_acc": [0, rank]}) for rank, name in enumerate(runs["name"])}
+    readings.draw_curves(runs, lambda stage, name: curves[name], tmp_path / "curves.png", 50)
+    assert set(drawn) == {"default", *(f"alpha=0.{rank}" for rank in range(4, 10))}
+    assert [values.tolist() for values in drawn["alpha=0.9"]] == [[0, 9]]
+
+
 def test_the_picture_is_the_same_bytes_for_the_same_table(tmp_path):
-    frame = readings.table(RUNS)
+    frame = readings.table(RUNS, curve)
     for name in ("one", "two"):
         readings.draw(frame, tmp_path / name / "readings.png", 100)
     first, second = ((tmp_path / name / "readings.png").read_bytes() for name in ("one", "two"))

@@ -4,6 +4,7 @@ rule readings:
         wanted("readings"),
         made("tables"),
         runs=ancient(rules.tables.output.runs),
+        curves=ancient(rules.tables.output.curves),
         plan=ancient(PLAN),
     output:
         table=report(
@@ -17,6 +18,12 @@ rule readings:
             caption="../report/readings.rst",
             category="Figures",
             labels={"figure": "readings"},
+        ),
+        curves=report(
+            f"{RESULTS}/figures/readings-curves.png",
+            caption="../report/readings.rst",
+            category="Figures",
+            labels={"figure": "readings, curves"},
         ),
         stamp=stamp("readings"),
         made=touch(made("readings")),

@@ -11,7 +11,6 @@ import pandas as pd
 from grokdistill.config import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-END = "<!-- end of what `make readme` wrote -->\n"
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -76,13 +75,13 @@ def large_studies(folder: Path) -> str:
     return markdown(shown.round(1)) + f"\n{planning['about']['processor']}.\n"
 
 
-def between(text: str, source: str, new: str) -> str:
+def between(text: str, source: str, new: str, command: str = "make readme") -> str:
     """`text` with `new` in the block that says it was written from `source`."""
-    start = f"<!-- written by `make readme` from {source} -->\n"
+    start, end = f"<!-- written by `{command}` from {source} -->\n", f"<!-- end of what `{command}` wrote -->\n"
     before, found, rest = text.partition(start)
     if not found:
         raise SystemExit(f"no block from {source}")
-    return before + start + new + END + rest.partition(END)[2]
+    return before + start + new + end + rest.partition(end)[2]
 
 
 if __name__ == "__main__":
