@@ -1,7 +1,7 @@
 """Run the ablation of what the paper leaves open, and keep what came out in docs/readings/: `make readings`.
 
-A round is a file of parameters in config/readings/ whose first line says what it asks. Rounds share a store: each trains only what
-no earlier one did, and one that was stopped goes on where it stood.
+A round is a file of parameters in config/readings/ whose first line says what it asks. Rounds share a store: each trains only
+what no earlier one did, and one that was stopped goes on where it stood.
 """
 
 import argparse
