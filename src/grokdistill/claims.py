@@ -19,7 +19,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from math import inf, isnan, sqrt
+from math import inf, isnan
 from operator import ge, gt, le
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
@@ -28,6 +28,8 @@ import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from grokdistill.intervals import bootstrap_median, wilson
 
 Scalar = str | int | float
 Curves = Callable[[str, str], pd.DataFrame]
@@ -51,14 +53,6 @@ COLUMNS = ["claim", "figure", "statement", "expected", "measured", "interval", "
 
 class Missing(Exception):
     """A cell that cannot be judged; `args` are what it needs and how many of its runs are usable."""
-
-
-def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a share, 95% by default (Wilson 1927)."""
-    share, spread = successes / n, z * z / n
-    half = z * sqrt(share * (1 - share) / n + spread / (4 * n))
-    low, high = ((share + spread / 2 + side) / (1 + spread) for side in (-half, half))
-    return max(0.0, low), min(1.0, high)
 
 
 def _text(span: Span, unit: str = "") -> str:
@@ -158,8 +152,13 @@ class Predicate(_Strict):
         return _range([self.centre(spans) for spans in cells], self.unit)
 
     def interval(self, cells: Sequence[Sequence[Span]]) -> str:
-        """The smallest to the largest seed of all cells; with three seeds a bootstrap of the median ends there too."""
-        return _range([span for spans in cells for span in spans], self.unit)
+        """The bootstrap intervals of all cells' medians, from the lowest end to the highest."""
+        return _range([end for spans in cells for end in self._ends(spans)], self.unit)
+
+    def _ends(self, spans: Sequence[Span]) -> tuple[Span, Span]:
+        """Where the interval of a cell's median begins and ends, as far as censoring lets it be known."""
+        (first_low, last_low), (first_high, last_high) = (bootstrap_median(side) for side in zip(*spans))
+        return (first_low, first_high), (last_low, last_high)
 
 
 class Grokked(Predicate):

@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     figures = command("figures", _figures, "draw figures 1 to 7")
     _plan_argument(figures)
     figures.add_argument("numbers", nargs="*", type=int, metavar="N", help="only these figures; default: all")
+    _plan_argument(command("phase", _phase, "estimate the critical thresholds, and draw the shares that they follow from"))
     _plan_argument(
         command("readings", _readings, "compare variants with the defaults that they depart from: a table, two pictures")
     )
@@ -246,6 +247,21 @@ def _figures(options: argparse.Namespace) -> None:
                 threshold=plan.params.evaluation.threshold,
                 dpi=plan.params.figures.dpi,
             )
+
+
+def _phase(options: argparse.Namespace) -> None:
+    from grokdistill import phase
+    from grokdistill.files import write
+    from grokdistill.plan import Plan
+    from grokdistill.publish import read_runs
+    from grokdistill.targets import making
+
+    plan = Plan.load(options.plan)
+    with making(plan, "phase"):
+        runs, pair = read_runs(plan.results), plan.params.primes.pair
+        frame = phase.table(runs, pair)
+        write(plan.results / "phase.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        phase.draw(runs, pair, plan.results / "figures", plan.params.figures.dpi)
 
 
 def _readings(options: argparse.Namespace) -> None:

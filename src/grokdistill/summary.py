@@ -5,7 +5,6 @@ Everything here is computed after training, so that a change of threshold or of 
 
 from __future__ import annotations
 
-import math
 import statistics
 import warnings
 from typing import Any
@@ -15,6 +14,7 @@ import pandas as pd
 from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.special import expit
 
+from grokdistill.intervals import median_time
 from grokdistill.measures import first_reached, grokking_time
 from grokdistill.params import Evaluation
 from grokdistill.plan import Plan, PlannedRun
@@ -121,28 +121,32 @@ def over_seeds(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """The table of runs by cell, one row per combination of the columns `by`.
 
     Returns:
-        `by`, then `n`, `grokked` (seeds), `t_grok` (median, none where that seed is censored), `test_acc` and `p1_acc` (final,
+        `by`, then `n`, `grokked` (seeds), `t_grok` (`intervals.median_time`), `test_acc` and `p1_acc` (final,
         medians), `test_acc_min` and `test_acc_max`.
     """
-    known = runs.assign(grokked=runs["status"] == "grokked", t_grok=runs["t_grok"].astype(float).fillna(math.inf))
-    found = known.groupby(by, dropna=False, sort=False).agg(
+    cells = runs.assign(grokked=runs["status"] == "grokked").groupby(by, dropna=False, sort=False)
+    found = cells.agg(
         n=("seed", "size"),
         grokked=("grokked", "sum"),
-        t_grok=("t_grok", statistics.median_high),
         test_acc=("final_test_acc", "median"),
         p1_acc=("final_p1_acc", "median"),
         test_acc_min=("final_test_acc", "min"),
         test_acc_max=("final_test_acc", "max"),
     )
-    found["t_grok"] = found["t_grok"].replace(math.inf, math.nan).astype("Int64")
+    times = [median_time(_known(cell["t_grok"]), cell["steps"].tolist()) for _, cell in cells]
+    found.insert(2, "t_grok", pd.array(times, "Int64"))
     return found.reset_index()
+
+
+def _known(times: pd.Series) -> list[float | None]:
+    return [None if pd.isna(time) else float(time) for time in times]
 
 
 def metrics(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """A stage's metrics for DVC: op, primes, fraction, optimizer, method (and variant), each with `n` and `share_grokked`.
 
-    Times are medians over all seeds with censored runs counted as longest, left out where the median is censored; the rest
-    are means over seeds.
+    Times are medians over all seeds (`intervals.median_time`), left out where censored runs leave none; the rest are means over
+    seeds.
     """
     cells: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for one in rows:
@@ -162,9 +166,9 @@ def _cell_metrics(members: list[dict[str, Any]]) -> dict[str, float]:
     grokked = [one for one in members if one["status"] == "grokked"]
     found = {"n": len(members), "share_grokked": len(grokked) / len(members)}
     for name in ("t_mem", "t_grok"):
-        middle = statistics.median_high([float("inf") if one[name] is None else one[name] for one in members])
-        if middle != float("inf"):
-            found[name] = middle
+        middle = median_time([one[name] for one in members], [one["steps"] for one in members])
+        if middle is not None:
+            found[name] = int(middle)
     for name in ("final_train_acc", "final_test_acc", "final_p1_acc", "norm_start", "norm_grok", "norm_end"):
         values = [one[name] for one in members if one[name] is not None and one[name] == one[name]]
         if values:

@@ -42,7 +42,7 @@ class Target:
     """A part of the results.
 
     Attributes:
-        name: "teachers", ..., "tables", "figure-1", ..., "readings", "claims".
+        name: "teachers", ..., "tables", "figure-1", ..., "phase", "readings", "claims".
         module: the module whose sources make it.
         recipe: what it is made from.
         outputs: files and folders, relative to the working folder.
@@ -89,6 +89,8 @@ def enumerate_targets(study: Study) -> dict[str, Target]:
     for number in FIGURES:
         outputs = (results / "figures" / f"figure-{number}.{kind}" for kind in ("png", "pdf"))
         add(f"figure-{number}", "figures", shown | {"look": look}, *outputs)
+    pictures = (results / "figures" / f"phase.{kind}" for kind in ("png", "pdf"))
+    add("phase", "phase", shown | {"look": look}, results / "phase.csv", *pictures)
     pictures = (results / "figures" / f"{name}.png" for name in ("readings", "readings-curves"))
     add("readings", "readings", shown | {"look": look}, results / "readings.csv", *pictures)
     judged = {"judging": params.claims.model_dump(mode="json"), "claims": _hash(Path(params.paths.claims))}

@@ -100,6 +100,7 @@ def test_metrics_of_a_cell():
         return {
             **{"status": "censored" if t_grok is None else "grokked", "t_mem": 100, "t_grok": t_grok, "final_train_acc": 1.0},
             **{"final_test_acc": 0.5, "final_p1_acc": None, "norm_start": 40.0, "norm_grok": norm, "norm_end": float("nan")},
+            "steps": 1000,
         }
 
     found = _cell_metrics([row(500, 30.0), row(None, None), row(900, 50.0)])
@@ -128,6 +129,7 @@ def test_cells_count_censored_seeds_as_longest():
             "name": f"add-{cell}-s{seed}",
             "cell": cell,
             "seed": seed,
+            "steps": 1000,
             "status": "grokked" if time else "censored",
         }
         | {"t_grok": time, "final_test_acc": accuracy, "final_p1_acc": None}

@@ -68,12 +68,12 @@ def test_hashes_that_are_kept_are_not_taken_again(tmp_path):
 @pytest.mark.parametrize(
     ("change", "changed"),
     [
-        ({"students": {"alpha": 0.5}}, {"students", "joint", "tables", "claims", "figures", "readings"}),
-        ({"figures": {"dpi": 80}}, {"figures", "readings"}),
+        ({"students": {"alpha": 0.5}}, {"students", "joint", "tables", "claims", "figures", "phase", "readings"}),
+        ({"figures": {"dpi": 80}}, {"figures", "phase", "readings"}),
         ({"claims": {"min_n": 2}}, {"claims"}),
-        ({"evaluation": {"hold": 4}}, {*STAGES[1:], "tables", "claims", "figures", "readings"}),
+        ({"evaluation": {"hold": 4}}, {*STAGES[1:], "tables", "claims", "figures", "phase", "readings"}),
         ({"execution": {"seeds_per_job": 2}}, set()),
-        ({"seeds": [0]}, {*STAGES, "tables", "claims", "figures", "readings"}),
+        ({"seeds": [0]}, {*STAGES, "tables", "claims", "figures", "phase", "readings"}),
     ],
 )
 def test_recipes_follow_what_targets_are_made_from(tiny, tmp_path, monkeypatch, change, changed):

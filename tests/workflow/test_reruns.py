@@ -19,7 +19,7 @@ from grokdistill.config import STAGES
 
 TRAINING = STAGES[1:]
 FIGURES = {"draw_figure": 7}
-PICTURES = FIGURES | {"readings": 1}
+PICTURES = FIGURES | {"phase": 1, "readings": 1}
 REST = PICTURES | {"claims": 1, "tables": 1}
 STUDENTS = {"students/add-p11-p7-f30-adamw-distilled", "students/add-p11-p7-f20-adamw-distilled"}
 JOINT_DISTILLED = "joint/add-p11-p7-f35-f20-adamw-distilled"
