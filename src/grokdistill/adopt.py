@@ -1,6 +1,8 @@
 """Adoption: finished runs from elsewhere into the store, such as those of a GPU machine, or views that DVC restored.
 
-Nothing is taken on trust: a run's fingerprint is computed anew from what its record says, and every file from its bytes.
+Nothing is taken on trust: a run's fingerprint is computed anew from what its record says, and every file from its bytes. Where
+git brings a study's records and curves but nobody its checkpoints, a run is known by these two alone, unless its model is needed:
+by a run that is still to be made from it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ class Adoption:
     Attributes:
         there: how many were in the store before.
         adopted: put into the store now.
+        known: of those there or adopted, the runs that are known by record and curve alone.
         missing: not found.
         other: found under the run's name, but made by another recipe: left alone, to be trained.
         refused: found, but not what it says it is; why, naming the file.
@@ -29,6 +32,7 @@ class Adoption:
 
     there: int = 0
     adopted: list[PlannedRun] = field(default_factory=list)
+    known: list[PlannedRun] = field(default_factory=list)
     missing: list[PlannedRun] = field(default_factory=list)
     other: list[PlannedRun] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -37,40 +41,72 @@ class Adoption:
 def adopt(plan: Plan, source: Path) -> Adoption:
     """Put the plan's runs that lie below `source`, a results folder, into the plan's store.
 
-    A run is looked for in the folder's store, then in its view of the stage. Markers in the plan's store follow its records.
+    A run is looked for in the folder's store, then in its view of the stage; in the plan's own results also among records and
+    curves. Markers in the plan's store follow its records.
     """
     found = Adoption()
-    elsewhere, own = Store(source / "store"), source.resolve() == plan.results.resolve()
-    for key, entry in plan.entries.items():
-        marker = plan.store.folder(entry["stage"], key) / DONE
-        if plan.store.complete(entry["stage"], key):
-            found.there += 1
-            if not marker.exists():
-                marker.touch()
-            continue
-        marker.unlink(missing_ok=True)
-        run = plan.run(key)
-        views = Path(plan.params.paths.datasets) if own and run.stage == "datasets" else source / run.stage
-        folders = [folder for folder in (elsewhere.folder(run.stage, key), views / run.name) if (folder / RECORD).is_file()]
-        if not folders:
-            found.missing.append(run)
-            continue
-        try:
-            found_here = _take(plan, run, folders[0])
-        except DamagedFile as error:
-            found.refused.append(str(error))
-        else:
-            (found.adopted if found_here else found.other).append(run)
+    needed: set[str] = set()  # runs from whose models others are still to be made
+    for key in reversed(plan.entries):  # what is made from a run comes before it
+        if not _settle(plan, key, source, key in needed, found):
+            needed.update(plan.entries[key]["parents"].values())
+    for runs in (found.adopted, found.known, found.missing, found.other, found.refused):
+        runs.reverse()
     return found
 
 
-def _take(plan: Plan, run: PlannedRun, folder: Path) -> bool:
-    """Copy a run into the store; False where the folder holds another recipe's.
+def _settle(plan: Plan, key: str, source: Path, needed: bool, found: Adoption) -> bool:
+    """See to one run; whether it is in the store then, with its model where that is needed."""
+    stage, store = plan.entries[key]["stage"], plan.store
+    record, marker = (store.folder(stage, key) / name for name in (RECORD, DONE))
+    if store.complete(stage, key):
+        whole = stage == "datasets" or store.has_model(stage, key)
+        if whole or not needed:
+            found.there += 1
+            if not whole:
+                found.known.append(plan.run(key))
+            if not marker.exists():
+                marker.touch()
+            return True
+        record.unlink()
+    marker.unlink(missing_ok=True)
+    run = plan.run(key)
+    places = _places(plan, run, source, needed)
+    if not places:
+        found.missing.append(run)
+        return False
+    try:
+        taken = _take(plan, run, places[0])
+    except DamagedFile as error:
+        found.refused.append(str(error))
+        return False
+    (found.adopted if taken else found.other).append(run)
+    if taken and stage != "datasets" and CHECKPOINT not in places[0]:
+        found.known.append(run)
+    return taken
+
+
+def _places(plan: Plan, run: PlannedRun, source: Path, needed: bool) -> list[dict[str, Path]]:
+    """Where a run's files may lie, by name."""
+    own = source.resolve() == plan.results.resolve()
+    views = Path(plan.params.paths.datasets) if own and run.stage == "datasets" else source / run.stage
+    names = (RECORD, DATASET) if run.stage == "datasets" else (RECORD, CHECKPOINT, CURVE)
+    folders = (Store(source / "store").folder(run.stage, run.fingerprint), views / run.name)
+    places = [{name: folder / name for name in names} for folder in folders]
+    if own and run.stage != "datasets":
+        places = [place for place in places if place[CHECKPOINT].is_file()]
+        if not needed:
+            record, curve = (source / kind / run.stage for kind in ("records", "curves"))
+            places.append({RECORD: record / f"{run.name}.json", CURVE: curve / f"{run.name}.csv"})
+    return [place for place in places if place[RECORD].is_file()]
+
+
+def _take(plan: Plan, run: PlannedRun, files: dict[str, Path]) -> bool:
+    """Copy a run's files into the store; False where they are another recipe's.
 
     Raises:
         DamagedFile: where the record contradicts itself or a file its record.
     """
-    path = folder / RECORD
+    path = files[RECORD]
     record = read_record(path)
     claimed, outputs = record["fingerprint"], record["outputs"]
     try:
@@ -82,8 +118,9 @@ def _take(plan: Plan, run: PlannedRun, folder: Path) -> bool:
     if made != run.fingerprint:
         return False
     target = plan.store.folder(run.stage, made)
-    for name in (DATASET,) if run.stage == "datasets" else (CHECKPOINT, CURVE):
-        original = folder / name
+    for name, original in files.items():
+        if name == RECORD:
+            continue
         if not original.is_file():
             raise DamagedFile(f"{original}: is missing")
         write_with(target / name, lambda partial, original=original: shutil.copyfile(original, partial))

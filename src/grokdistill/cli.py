@@ -179,6 +179,8 @@ def _adopt(options: argparse.Namespace) -> None:
         f"{len(found.adopted)} runs adopted from {source}, {found.there} were in the store, "
         f"{len(found.missing) + len(found.other) + len(found.refused)} are still to be made"
     )
+    if found.known:
+        print(f"{len(found.known)} of them are known by record and curve alone; their models are not here")
     if found.refused:
         raise DamagedFile("\n  ".join(["refused, and still to be made:", *found.refused]))
 

@@ -20,7 +20,10 @@ CURVES = "curves.parquet"
 
 
 def publish(plan: Plan, stage: str) -> None:
-    """Lay out a stage: a folder per run, a curve per run, and the stage's metrics."""
+    """Lay out a stage: a folder per run, and once more what is small, records, curves and the stage's metrics.
+
+    A run that is known by its record and curve alone (`adopt`) has no checkpoint to show.
+    """
     results = plan.results
     runs = plan.stage(stage)
     view = Path(plan.params.paths.datasets) if stage == "datasets" else results / stage
@@ -33,12 +36,14 @@ def publish(plan: Plan, stage: str) -> None:
             else plan.store.file(run.stage, run.fingerprint, name)
             for run in runs
             for name in files
+            if name != CHECKPOINT or plan.store.has_model(run.stage, run.fingerprint)
         },
     )
     if stage == "datasets":
         return
-    curves = {f"{run.name}.csv": plan.store.folder(run.stage, run.fingerprint) / CURVE for run in runs}
-    _lay_out(results / "curves" / stage, curves)
+    for kind, suffix, name in (("records", "json", RECORD), ("curves", "csv", CURVE)):
+        found = {f"{run.name}.{suffix}": plan.store.folder(run.stage, run.fingerprint) / name for run in runs}
+        _lay_out(results / kind / stage, found)
     rows = [summary.row(plan, run, summary.curve_of(plan, run)) for run in runs]
     write(results / "metrics" / f"{stage}.json", to_json(summary.metrics(plan, rows)))
 
@@ -57,6 +62,8 @@ def culprit(plan: Plan, stage: str) -> str | None:
         if record["fingerprint"] != run.fingerprint:
             return f"{path} is run {record['fingerprint']}, asked for is {run.fingerprint}"
         for name, digest in record["outputs"].items():
+            if name == CHECKPOINT and not plan.store.has_model(stage, run.fingerprint):
+                continue
             file = view / run.name / name
             if not file.is_file() or sha256(file) != digest:
                 return f"{file} {'does not match its record' if file.is_file() else 'is missing'}"

@@ -35,6 +35,10 @@ class Store:
         """Whether the run is there."""
         return (self.folder(stage, fingerprint) / RECORD).is_file()
 
+    def has_model(self, stage: str, fingerprint: str) -> bool:
+        """Whether the run's checkpoint is there too: a run may be known by its record and curve alone."""
+        return (self.folder(stage, fingerprint) / CHECKPOINT).is_file()
+
     def record(self, stage: str, fingerprint: str) -> dict[str, Any]:
         """The run's record.
 

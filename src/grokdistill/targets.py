@@ -80,7 +80,8 @@ def enumerate_targets(study: Study) -> dict[str, Target]:
     evaluation = {"evaluation": params.evaluation.model_dump(mode="json")}
     add("datasets", "publish", {"runs": listed["datasets"]}, params.paths.datasets)
     for stage in STAGES[1:]:
-        outputs = results / stage, results / "curves" / stage, results / "metrics" / f"{stage}.json"
+        folders = (results / stage, results / "records" / stage, results / "curves" / stage)
+        outputs = (*folders, results / "metrics" / f"{stage}.json")
         add(stage, "publish", {"runs": listed[stage]} | evaluation, *outputs)
     runs = {"runs": {stage: listed[stage] for stage in STAGES[1:]}}
     add("tables", "publish", runs | evaluation, results / "runs.csv", results / "costs.csv", results / "curves.parquet")

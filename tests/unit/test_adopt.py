@@ -108,3 +108,77 @@ def test_a_folder_that_is_not_there(study, tiny, capsys):
     made = study(tiny)
     assert made.command("adopt", made.plan, "nowhere") == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def as_git_brings_it(made, finished):
+    """Records and curves in the study's results, and nothing else."""
+    for kind in ("records", "curves"):
+        shutil.copytree(finished.results / kind, made.results / kind)
+
+
+def test_records_and_curves_suffice_where_nothing_is_to_be_made_from_a_run(study, tiny, finished, capsys):
+    """Tables come out byte for byte, without a checkpoint anywhere."""
+    made = study(tiny)
+    as_git_brings_it(made, finished)
+    made.make("datasets")
+    assert made.command("adopt", made.plan) == 0
+    trained = [key for key in made.entries if made.entries[key]["stage"] != "datasets"]
+    assert f"{len(trained)} of them are known by record and curve alone" in capsys.readouterr().out
+    made.finish()
+    for name in ("runs.csv", "costs.csv"):
+        assert (made.results / name).read_bytes() == (finished.results / name).read_bytes()
+    assert not list(made.results.rglob("checkpoint.safetensors"))
+
+
+def test_a_run_from_which_another_is_to_be_made_is_not_known_by_its_record_alone(study, tiny, finished):
+    """One joint run is missing: its two teachers, and what they learned from, are to be made with it; all others are not."""
+    made = study(tiny)
+    lost = next(key for key in made.of("joint") if made.entries[key]["config"]["method"] == "distilled")
+    as_git_brings_it(made, finished)
+    (made.results / "records" / "joint" / f"{made.entries[lost]['name']}.json").unlink()
+    needed, waiting = {lost}, [lost]
+    while waiting:
+        parents = set(made.entries[waiting.pop()]["parents"].values())
+        waiting += parents - needed
+        needed |= parents
+    for _ in range(2):  # the second time, nothing that the first one left is taken for whole
+        assert made.command("adopt", made.plan) == 0
+        there = {key for key in made.entries if (made.stored(key) / "done").exists()}
+        assert {key for key in made.entries if made.entries[key]["stage"] != "datasets"} - there == {
+            key for key in needed if made.entries[key]["stage"] != "datasets"
+        }
+
+
+def test_a_model_that_is_needed_later_is_trained_again(study, tiny, finished):
+    made = study(tiny)
+    as_git_brings_it(made, finished)
+    made.make("datasets")
+    made.command("adopt", made.plan)
+    student = next(key for key in made.of("students") if "teacher" in made.entries[key]["parents"])
+    (made.stored(student) / "record.json").unlink()
+    (made.results / "records" / "students" / f"{made.entries[student]['name']}.json").unlink()
+    made.command("adopt", made.plan)
+    teacher = made.entries[student]["parents"]["teacher"]
+    assert not (made.stored(teacher) / "record.json").exists()
+    made.command("train", made.plan, teacher, student)
+    assert files_of(made, teacher)["checkpoint.safetensors"] == files_of(finished, teacher)["checkpoint.safetensors"]
+    assert files_of(made, student)["curve.csv"] == files_of(finished, student)["curve.csv"]
+
+
+def test_a_changed_curve_is_refused_also_without_a_checkpoint(study, tiny, finished, capsys):
+    made = study(tiny)
+    as_git_brings_it(made, finished)
+    path = made.results / "curves" / "baselines" / f"{made.entries[made.of('baselines')[0]]['name']}.csv"
+    path.write_text(path.read_text().replace("0", "1", 1))
+    assert made.command("adopt", made.plan) == 1
+    assert path.relative_to(made.folder).as_posix() in capsys.readouterr().err
+
+
+def test_results_from_elsewhere_come_with_their_models(study, tiny, elsewhere, finished, capsys):
+    """Only git's own records may do without."""
+    for path in elsewhere.rglob("checkpoint.safetensors"):
+        path.unlink()
+    made = study(tiny)
+    assert made.command("adopt", made.plan, elsewhere) == 1
+    assert "known by record" not in capsys.readouterr().out
+    assert len(list((made.results / "store").rglob("done"))) == len(made.of("datasets"))

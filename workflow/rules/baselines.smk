@@ -14,6 +14,7 @@ use rule teachers as baselines with:
         plan=ancient(PLAN),
     output:
         view=directory(f"{RESULTS}/baselines"),
+        records=directory(f"{RESULTS}/records/baselines"),
         curves=directory(f"{RESULTS}/curves/baselines"),
         metrics=f"{RESULTS}/metrics/baselines.json",
         stamp=stamp("baselines"),

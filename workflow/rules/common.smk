@@ -61,6 +61,12 @@ if workflow.is_main_process:
             f"{len(_found.adopted)} runs adopted from {RESULTS} into its store",
             file=sys.stderr,
         )
+    if _found.known:
+        print(
+            f"{len(_found.known)} runs are known by record and curve alone. Their models are not here; those that a new run is "
+            "made from are trained again",
+            file=sys.stderr,
+        )
     for _line in _found.refused:
         print(f"not adopted, and to be made anew: {_line}", file=sys.stderr)
     for _line in targets.told(targets.mark(_plan)):

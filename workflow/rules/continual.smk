@@ -13,6 +13,7 @@ use rule teachers as continual with:
         plan=ancient(PLAN),
     output:
         view=directory(f"{RESULTS}/continual"),
+        records=directory(f"{RESULTS}/records/continual"),
         curves=directory(f"{RESULTS}/curves/continual"),
         metrics=f"{RESULTS}/metrics/continual.json",
         stamp=stamp("continual"),

@@ -13,6 +13,7 @@ use rule teachers as joint with:
         plan=ancient(PLAN),
     output:
         view=directory(f"{RESULTS}/joint"),
+        records=directory(f"{RESULTS}/records/joint"),
         curves=directory(f"{RESULTS}/curves/joint"),
         metrics=f"{RESULTS}/metrics/joint.json",
         stamp=stamp("joint"),

@@ -13,6 +13,7 @@ use rule teachers as students with:
         plan=ancient(PLAN),
     output:
         view=directory(f"{RESULTS}/students"),
+        records=directory(f"{RESULTS}/records/students"),
         curves=directory(f"{RESULTS}/curves/students"),
         metrics=f"{RESULTS}/metrics/students.json",
         stamp=stamp("students"),

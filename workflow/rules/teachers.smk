@@ -24,6 +24,7 @@ rule teachers:
         plan=ancient(PLAN),
     output:
         view=directory(f"{RESULTS}/teachers"),
+        records=directory(f"{RESULTS}/records/teachers"),
         curves=directory(f"{RESULTS}/curves/teachers"),
         metrics=f"{RESULTS}/metrics/teachers.json",
         stamp=stamp("teachers"),
