@@ -1,8 +1,8 @@
 """Adoption: finished runs from elsewhere into the store, such as those of a GPU machine, or views that DVC restored.
 
 Nothing is taken on trust: a run's fingerprint is computed anew from what its record says, and every file from its bytes. Where
-git brings a study's records and curves but nobody its checkpoints, a run is known by these two alone, unless its model is needed:
-by a run that is still to be made from it.
+git brings a study's records and curves but nobody its checkpoints, a run is known by these two alone, unless its model is
+needed: by a run that is still to be made from it.
 """
 
 from __future__ import annotations
