@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import AS_USER, Clone
+from conftest import AS_USER, Clone, training
 
 from grokdistill.config import STAGES
 
@@ -128,6 +128,23 @@ def test_a_fresh_clone_with_a_remote(copy: Clone, tmp_path: Path):
     assert "up to date" in clone.run("dvc", "status")
     clone.params(continual__alpha=0.3)
     assert clone.planned_runs() == {"continual/add-p11-p7-f20-adamw-distilled"}
+
+
+def test_a_fresh_clone_with_git_alone(copy: Clone, tmp_path: Path):
+    """Its records and curves suffice for every table and figure; a new run trains itself and the models it is made from."""
+    copy.run("git", "clone", "--quiet", str(copy.root), str(tmp_path / "fresh"))
+    clone = Clone(tmp_path / "fresh", copy.environment | {"PYTHONPATH": str(tmp_path / "fresh" / "src")})
+    assert "deleted" in clone.run("dvc", "status")  # no cache, no remote
+    assert training(clone.planned()) == 0
+    assert "known by record and curve alone" in clone.snakemake()
+    for name in ("runs.csv", "costs.csv", "claims.csv", "phase.csv", "readings.csv", "curves.parquet", "figures/figure-1.png"):
+        assert (clone.root / "results" / name).read_bytes() == (copy.root / "results" / name).read_bytes(), name
+    assert not clone.planned()
+    clone.params(joint__alpha=0.5)
+    cell = "add-p11-p7-f20-adamw-distilled"
+    assert clone.planned_runs() == {TEACHER, f"students/{cell}", "joint/add-p11-p7-f35-f20-adamw-distilled"}
+    clone.snakemake()
+    assert not clone.planned()
 
 
 def test_a_changed_rate_in_a_fresh_clone_is_trained_and_never_recorded_over_old_weights(copy: Clone, tmp_path: Path):

@@ -86,10 +86,12 @@ def done(run):
 def made_from(wildcards):
     """Markers of what the runs of a job are made from, and of the run before this one in the job, which trains all.
 
-    A run that is there waits for its own alone: a seed added beside it is no reason to look at it again.
+    A run that is there waits for nothing: neither a seed added beside it nor a dataset that is lost is a reason to look at it again.
     """
     own = RUNS[wildcards.fingerprint]
-    runs = [own] if Path(done(own)).exists() else STUDY.together[own.fingerprint]
+    if Path(done(own)).exists():
+        return []
+    runs = STUDY.together[own.fingerprint]
     parents = [parent for run in runs for parent in run.parents.values()]
     ahead = STUDY.ahead.get(own.fingerprint)
     return list(dict.fromkeys(done(other) for other in (*parents, ahead) if other))
