@@ -171,6 +171,12 @@ def test_cells_and_seeds_of_one_side_are_listed(study):
     assert "runs without a partner: 3 only in A, 4 only in B" in text.splitlines()[-1]
 
 
+def test_all_cells_of_a_stage_are_not_listed_one_by_one(study):
+    cells = [{"fraction": fraction} for fraction in (0.1, 0.2, 0.3)]
+    a, b = (study(*(row(seed, **cell) for cell in cells for seed in seeds)) for seeds in ([0], [0, 1]))
+    assert "seed 1: students 113-107: all 3 cells\n" in report(compare(a, b))
+
+
 def test_nothing_differs(study):
     text = report(compare(study(row(0), row(1)), study(row(1), row(0))))
     assert text.splitlines()[2:] == ["", "nothing differs: 2 runs in 1 cell and 2 verdicts are the same"]
@@ -197,9 +203,10 @@ def test_verdicts_come_first_and_in_the_order_of_the_claims(study):
     b = CLAIMS.assign(verdict=["partly", "partly"], measured=["sooner: 0.9x", "groks: 1/3"])
     b = pd.concat([b, b[:1].assign(claim="new")])
     found = compare_verdicts(CLAIMS, b)
-    assert found[["claim", "state"]].to_numpy().tolist() == [
-        ["sooner", "changed"], ["groks", "measured otherwise"], ["new", "only in B"],
+    assert found[["claim", "figure", "state"]].to_numpy().tolist() == [
+        ["sooner", "3", "changed"], ["groks", "", "measured otherwise"], ["new", "3", "only in B"],
     ]  # fmt: skip
+    assert compare_verdicts(b, CLAIMS)["figure"].tolist() == ["3", "", "3"]
     lines = report(compare(study(row()), study(changed(norm_end=1.0), claims=b))).splitlines()
     assert lines[3:8] == [
         "verdicts that changed, A -> B:",
@@ -230,7 +237,9 @@ def test_what_is_written_is_the_same_bytes_for_the_same_studies(tmp_path, capsys
         assert main(["compare", str(a), str(b), "--out", str(tmp_path / out)]) == 0
     for name in ("compare.csv", "verdicts.csv", "curves.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert (tmp_path / "one" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    picture = (tmp_path / "one" / "curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert b"Software" not in picture  # the version of matplotlib
     written = pd.read_csv(tmp_path / "one" / "compare.csv").set_index("measure")
     assert list(written.index) == ["final_test_acc", "final_p1_acc", "t_grok", "norm_end"]
     assert written.loc["t_grok", ["n", "difference", "low", "high"]].tolist() == [2, -500, -500, -500]
