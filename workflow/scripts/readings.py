@@ -1,54 +1,22 @@
-"""Run the ablation of what the paper leaves open, and keep what came out in docs/readings/: `make readings`.
+"""Write what `results-readings/` holds into docs/readings.md and docs/readings/: `make readings`, which trains it first."""
 
-A round is a file of parameters in config/readings/ whose first line says what it asks. Rounds share a store: each trains only
-what no earlier one did, and one that was stopped goes on where it stood.
-"""
-
-import argparse
 import shutil
-import subprocess
 
 import pandas as pd
 from update_readme import ROOT, between, markdown
 
-ROUNDS, RESULTS, KEPT = ROOT / "config" / "readings", ROOT / "results-readings", ROOT / "docs" / "readings"
-PICTURES = ("readings", "readings-curves")
+RESULTS, KEPT = ROOT / "results-readings", ROOT / "docs" / "readings"
+TITLES = {
+    "teachers": "Teachers",
+    "baselines": "From scratch",
+    "students": "Students",
+    "joint": "f_M",
+    "continual": "Continual runs",
+}
 
 
-def run(name: str) -> None:
-    """Train and compare what a round asks for."""
-    overlay = ROUNDS / f"{name}.yaml"
-    subprocess.run(
-        ["snakemake", "--cores", "2", "--resources", "gpu=2", "--configfile", overlay, "--", "readings"], cwd=ROOT, check=True
-    )
-    KEPT.mkdir(exist_ok=True)
-    shutil.copyfile(RESULTS / "readings.csv", KEPT / f"{name}.csv")
-    for picture in PICTURES:
-        shutil.copyfile(RESULTS / "figures" / f"{picture}.png", KEPT / f"{name}{picture.removeprefix('readings')}.png")
-    runs, costs = (pd.read_csv(RESULTS / f"{table}.csv") for table in ("runs", "costs"))
-    trained = {
-        "round": name,
-        "question": overlay.read_text(encoding="utf-8").splitlines()[0].lstrip("# "),
-        "runs": len(runs),
-        "seeds": " ".join(map(str, sorted(runs["seed"].unique()))),
-        "updates": runs["steps"].sum(),
-        "hours": round(costs["seconds"].sum() / 3600, 2),
-    }
-    listed = KEPT / "rounds.csv"
-    before = pd.read_csv(listed) if listed.is_file() else pd.DataFrame(columns=list(trained))
-    rounds = pd.concat([before[before["round"] != name], pd.DataFrame([trained])])
-    rounds.to_csv(listed, index=False, lineterminator="\n")
-
-
-def rounds_table() -> str:
-    """What each round asked and took, its teachers and baselines included."""
-    rounds = pd.read_csv(KEPT / "rounds.csv")
-    return markdown(rounds.assign(updates=rounds["updates"].map("{:,}".format)).rename(columns={"hours": "run-hours"}))
-
-
-def round_table(name: str) -> str:
-    """A round's readings, best first, a column per cell: median final accuracy, seeds that grokked, median step at which."""
-    found = pd.read_csv(KEPT / f"{name}.csv", dtype={"t_grok": "Int64"}, keep_default_na=False, na_values=[""])
+def table(found: pd.DataFrame) -> str:
+    """A stage's readings, best first, a column per cell: median final accuracy, seeds that grokked, median step at which."""
     joint = found["stage"] == "joint"
     accuracy = found["test_acc"].where(~joint, found[["test_acc", "p1_acc"]].min(axis=1))
     text = accuracy.map("{:.2f}".format)
@@ -58,36 +26,28 @@ def round_table(name: str) -> str:
     text += found["t_grok"].map("; {:,}".format, na_action="ignore").fillna("")
     percents = found["fraction"].map("{:.0%}".format)
     percents = percents.where(~joint, found["p1_fraction"].map("{:.0%}".format, na_action="ignore") + "+" + percents)
-    pairs = found["p1"].astype(str) + " to " + found["p2"].astype(str) + " "
-    cells = (
-        found["op"]
-        + " "
-        + found["optimizer"]
-        + " "
-        + found["method"].where(found["method"] != "distilled", "")
-        + " "
-        + percents
-    )
-    cells = (pairs.where(pairs.nunique() > 1, "") + cells).str.replace("  ", " ")
-    shown = found.assign(
-        reading=found["reading"].str.replace(",", ", "), steps=found["steps"].map("{:,}".format), cell=cells, text=text
-    )
-    order = shown.assign(accuracy=accuracy).groupby(["reading", "steps"])["accuracy"].mean().sort_values(ascending=False).index
+    method = found["method"].where(found["method"] == "supervised", "")
+    cells = (found["op"] + " " + found["optimizer"] + " " + method + " " + percents).str.replace("  ", " ")
+    steps = found["steps"].map("{:,}".format)
+    shown = found.assign(reading=found["reading"].str.replace(",", ", "), steps=steps, cell=cells, text=text, accuracy=accuracy)
+    order = shown.groupby(["reading", "steps"])["accuracy"].mean().sort_values(ascending=False, kind="stable").index
     wide = shown.pivot(index=["reading", "steps"], columns="cell", values="text").reindex(order)[list(dict.fromkeys(cells))]
     return markdown(wide.fillna("").reset_index())
 
 
+def cost(stage: str) -> str:
+    """What a stage's runs took, in words."""
+    costs = pd.read_csv(RESULTS / "costs.csv").query("stage == @stage")
+    processors = ", ".join(sorted(costs["device"].unique()))
+    return f"{len(costs)} runs, {costs['seconds'].sum() / 3600:.1f} hours of one thread ({processors}).\n"
+
+
 if __name__ == "__main__":
-    known = sorted(path.stem for path in ROUNDS.glob("*.yaml"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rounds", nargs="*", metavar="ROUND", help=f"which; all if none is given: {', '.join(known)}")
-    chosen = parser.parse_args().rounds or known
-    if unknown := [name for name in chosen if name not in known]:
-        parser.error(f"no config/readings/{unknown[0]}.yaml; there are: {', '.join(known)}")
-    for name in chosen:
-        run(name)
+    KEPT.mkdir(exist_ok=True)
+    for picture in ("readings", "readings-curves"):
+        shutil.copyfile(RESULTS / "figures" / f"{picture}.png", KEPT / f"{picture}.png")
+    shutil.copyfile(RESULTS / "readings.csv", KEPT / "readings.csv")
+    found = pd.read_csv(KEPT / "readings.csv", dtype={"t_grok": "Int64"})
+    new = "".join(f"\n### {TITLES[stage]}\n\n{cost(stage)}\n{table(own)}" for stage, own in found.groupby("stage", sort=False))
     page = ROOT / "docs" / "readings.md"
-    text = between(page.read_text(encoding="utf-8"), "docs/readings/rounds.csv", rounds_table(), "make readings")
-    for name in (path.stem for path in KEPT.glob("*.csv") if path.stem != "rounds"):
-        text = between(text, f"docs/readings/{name}.csv", round_table(name), "make readings")
-    page.write_text(text, encoding="utf-8")
+    page.write_text(between(page.read_text(encoding="utf-8"), "results-readings/", new, "make readings"), encoding="utf-8")
