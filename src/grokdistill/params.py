@@ -163,7 +163,7 @@ class Model(Section):
     d_mlp: Annotated[Int, Field(ge=1, le=65536)] = Field(512, description="Hidden units of the MLP (ReLU).")
     n_layers: Annotated[Int, Field(ge=1, le=48)] = Field(1, description="Transformer blocks (paper §3: one).")
     norm: Literal["none", "before", "after"] = Field(
-        "none", description="LayerNorm: none, before each block's parts and the output (pre), or after them (post)."
+        "after", description="LayerNorm: none, before each block's parts and the output (pre), or after them (post)."
     )
     dropout: Annotated[Float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout on attention and MLP outputs.")
     init_scale: Positive = Field(1.0, description="Factor on every initial weight (1: standard deviation 1/sqrt(d_model)).")
@@ -300,11 +300,12 @@ class Baselines(Section):
 class Students(Distillation):
     """p2 distilled from the p1 teacher (paper fig. 2b, 3, 4b)."""
 
+    alpha: Annotated[Float, Field(ge=0, le=1)] = Field(0.98, description="Share of the KL term (paper eq. 4; value open).")
     operators: tuple[Operator, ...] = Field(("add", "sub"), description="Operators.")
     optimizers: tuple[Optimizer, ...] = Field(("adam", "adamw"), description="Optimizers.")
     fractions: tuple[Fraction, ...] = Field((0.35, 0.30, 0.25, 0.20, 0.10), description="Training fractions of p2.")
     temperature: Temperature = Field(
-        Temperature(reading="matched", value=2.2), description="How targets are softened: alike for every seed's teacher."
+        Temperature(reading="matched", value=4.0), description="How targets are softened: alike for every seed's teacher."
     )
     teacher: Literal["grokked", "ungrokked", "random", "oracle"] = Field(
         "grokked",

@@ -45,8 +45,8 @@ def test_the_paper_scale_is_what_the_design_says(full):
     assert (params.training.batch_size, params.optim.learning_rate, params.optim.weight_decay) == (2048, 1e-3, 1.0)
     assert (params.optim.beta1, params.optim.beta2, params.optim.warmup_steps) == (0.9, 0.98, 10)
     assert (params.model.numbers, params.model.d_model, params.model.n_heads, params.model.d_mlp) == (128, 128, 4, 512)
-    assert (params.model.norm, params.model.n_layers, params.training.early_stop) == ("none", 1, None)
-    assert (params.students.alpha, params.students.position, params.students.teacher) == (0.9, "operator", "grokked")
+    assert (params.model.norm, params.model.n_layers, params.training.early_stop) == ("after", 1, None)
+    assert (params.students.alpha, params.students.position, params.students.teacher) == (0.98, "operator", "grokked")
     assert (params.joint.alpha, params.joint.position) == (1.0, "modulus")  # distilled only
 
 

@@ -25,12 +25,14 @@ TINY = """
 seeds: [0]
 primes: {p1: 11, p2: 7}
 other_pairs: {pairs: []}
-model: {numbers: 13, d_model: 16, n_heads: 2, d_mlp: 16}
+model: {numbers: 13, d_model: 16, n_heads: 2, d_mlp: 16, norm: none}
 training: {steps: 20, steps_scarce: 20, batch_size: 16}
 evaluation: {every: 10, hold: 10}
 teachers: {operators: [add], optimizers: [adamw], min_accuracy: 0.0, variants: []}
 baselines: {operators: [add], optimizers: [adamw], fractions: [0.3, 0.2]}
-students: {operators: [add], optimizers: [adamw], fractions: [0.3, 0.2], variants: []}
+students:
+  {operators: [add], optimizers: [adamw], fractions: [0.3, 0.2], variants: [], alpha: 0.9,
+   temperature: {reading: matched, value: 2.2}}
 joint: {operators: [add], cells: [{p1_fraction: 0.35, fraction: 0.2}], d_model: 16, n_heads: 2, d_mlp: 16}
 continual: {operators: [add], fractions: [0.2], steps: 20}
 figures: {dpi: 50}
