@@ -18,13 +18,16 @@ TINY = {
     "seeds": [0, 1],
     "primes": {"p1": 7, "p2": 5},
     "other_pairs": {"pairs": []},
-    "model": {"numbers": 8, "d_model": 16, "n_heads": 2, "d_mlp": 24},
+    "model": {"numbers": 8, "d_model": 16, "n_heads": 2, "d_mlp": 24, "norm": "none"},
     "optim": {"warmup_steps": 2},
     "training": {"steps": 6, "steps_scarce": 6, "batch_size": 8, "precision": "float64"},
     "evaluation": {"every": 2, "threshold": 0.95, "hold": 2},
     "teachers": {"fraction": 0.5, "operators": ["add", "sub"], "optimizers": ["adamw"], "min_accuracy": 0.0},
     "baselines": {"operators": ["add", "sub"], "optimizers": ["adamw"], "fractions": [0.4]},
-    "students": {"operators": ["add", "sub"], "optimizers": ["adamw"], "fractions": [0.4], "temperature": RELATIVE},
+    "students": {
+        **{"operators": ["add", "sub"], "optimizers": ["adamw"], "fractions": [0.4]},
+        **{"alpha": 0.9, "temperature": RELATIVE},
+    },
     "joint": {"operators": ["add"], "cells": [{"p1_fraction": 0.5, "fraction": 0.4}], "d_model": 24, "n_heads": 3, "d_mlp": 32},
     "continual": {"operators": ["add"], "fractions": [0.4], "steps": 6},
 }

@@ -64,7 +64,7 @@ class TestFinished:
         row = rows["students", "sub-p7-p5-f40-adamw-distilled-s1"]
         expected = {
             **{"variant": "", "op": "sub", "p1": "7", "p2": "5", "p1_fraction": "", "fraction": "0.4", "optimizer": "adamw"},
-            **{"method": "distilled", "loss": "stablemax", "teacher": "sub-p7-f50-adamw-scratch-s1", "alpha": "0.98"},
+            **{"method": "distilled", "loss": "stablemax", "teacher": "sub-p7-f50-adamw-scratch-s1", "alpha": "0.9"},
             **{"temperature": "relative 3", "position": "operator", "seed": "1", "steps": "6", "final_p1_acc": ""},
         }
         assert {name: row[name] for name in expected} == expected
