@@ -34,7 +34,8 @@ restore: $(READY) ## after `git checkout` or in a fresh clone: this commit's res
 	$(IN) python workflow/scripts/results.py restore
 
 readings: $(READY) ## hours: the ablation of what the paper leaves open, into docs/readings/
-	$(IN) OMP_NUM_THREADS=1 snakemake --cores 2 --resources gpu=2 --configfile config/readings.yaml -- readings
+	$(IN) for study in config/readings*.yaml; do \
+		OMP_NUM_THREADS=1 snakemake --cores 2 --resources gpu=2 --configfile $$study -- readings || exit; done
 	$(IN) python workflow/scripts/readings.py
 
 readme: $(READY) ## write job counts, what the demo made, and benchmarks into README and docs

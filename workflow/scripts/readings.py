@@ -1,22 +1,16 @@
-"""Write what `results-readings/` holds into docs/readings.md and docs/readings/: `make readings`, which trains it first."""
+"""Write what the studies of the readings found into docs/readings.md and docs/readings/: `make readings` trains them first."""
 
 import shutil
 
 import pandas as pd
 from update_readme import ROOT, between, markdown
 
-RESULTS, KEPT = ROOT / "results-readings", ROOT / "docs" / "readings"
-TITLES = {
-    "teachers": "Teachers",
-    "baselines": "From scratch",
-    "students": "Students",
-    "joint": "f_M",
-    "continual": "Continual runs",
-}
+KEPT = ROOT / "docs" / "readings"
+STUDIES = ("readings", "readings-after", "readings-check")
 
 
-def table(found: pd.DataFrame) -> str:
-    """A stage's readings, best first, a column per cell: median final accuracy, seeds that grokked, median step at which."""
+def comparison(found: pd.DataFrame) -> str:
+    """A study's readings, best first, a column per cell: median final accuracy, seeds that grokked, median step at which."""
     joint = found["stage"] == "joint"
     accuracy = found["test_acc"].where(~joint, found[["test_acc", "p1_acc"]].min(axis=1))
     text = accuracy.map("{:.2f}".format)
@@ -26,8 +20,7 @@ def table(found: pd.DataFrame) -> str:
     text += found["t_grok"].map("; {:,}".format, na_action="ignore").fillna("")
     percents = found["fraction"].map("{:.0%}".format)
     percents = percents.where(~joint, found["p1_fraction"].map("{:.0%}".format, na_action="ignore") + "+" + percents)
-    method = found["method"].where(found["method"] == "supervised", "")
-    cells = (found["op"] + " " + found["optimizer"] + " " + method + " " + percents).str.replace("  ", " ")
+    cells = found["op"] + " " + found["optimizer"] + " " + percents
     steps = found["steps"].map("{:,}".format)
     shown = found.assign(reading=found["reading"].str.replace(",", ", "), steps=steps, cell=cells, text=text, accuracy=accuracy)
     order = shown.groupby(["reading", "steps"])["accuracy"].mean().sort_values(ascending=False, kind="stable").index
@@ -35,19 +28,33 @@ def table(found: pd.DataFrame) -> str:
     return markdown(wide.fillna("").reset_index())
 
 
-def cost(stage: str) -> str:
-    """What a stage's runs took, in words."""
-    costs = pd.read_csv(RESULTS / "costs.csv").query("stage == @stage")
-    processors = ", ".join(sorted(costs["device"].unique()))
-    return f"{len(costs)} runs, {costs['seconds'].sum() / 3600:.1f} hours of one thread ({processors}).\n"
+def outcomes(runs: pd.DataFrame) -> str:
+    """Runs without a variant, a line each."""
+    shown = runs[runs["variant"] == ""][
+        ["stage", "name", "steps", "status", "t_mem", "t_grok", "final_test_acc", "norm_start", "norm_end"]
+    ]
+    return markdown(shown.round({"final_test_acc": 3, "norm_start": 1, "norm_end": 1}))
+
+
+def written(name: str) -> str:
+    """What a study's results say, as Markdown."""
+    results = ROOT / f"results-{name}"
+    costs, runs = (pd.read_csv(results / f"{table}.csv") for table in ("costs", "runs"))
+    machine = ", ".join(sorted(costs["device"].unique()))
+    text = [f"{len(costs)} runs, {costs['seconds'].sum() / 3600:.1f} hours of one thread ({machine}).\n"]
+    found = pd.read_csv(results / "readings.csv", dtype={"t_grok": "Int64"})
+    text += [comparison(own) for _, own in found.groupby(["stage", "method"], sort=False)]
+    text.append(outcomes(runs.astype({"t_mem": "Int64", "t_grok": "Int64"}).fillna({"variant": ""})))
+    if len(found):
+        shutil.copyfile(results / "readings.csv", KEPT / f"{name}.csv")
+        shutil.copyfile(results / "figures" / "readings-curves.png", KEPT / f"{name}.png")
+    return "\n".join(text)
 
 
 if __name__ == "__main__":
     KEPT.mkdir(exist_ok=True)
-    for picture in ("readings", "readings-curves"):
-        shutil.copyfile(RESULTS / "figures" / f"{picture}.png", KEPT / f"{picture}.png")
-    shutil.copyfile(RESULTS / "readings.csv", KEPT / "readings.csv")
-    found = pd.read_csv(KEPT / "readings.csv", dtype={"t_grok": "Int64"})
-    new = "".join(f"\n### {TITLES[stage]}\n\n{cost(stage)}\n{table(own)}" for stage, own in found.groupby("stage", sort=False))
     page = ROOT / "docs" / "readings.md"
-    page.write_text(between(page.read_text(encoding="utf-8"), "results-readings/", new, "make readings"), encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    for name in STUDIES:
+        text = between(text, f"results-{name}/", written(name), "make readings")
+    page.write_text(text, encoding="utf-8")
