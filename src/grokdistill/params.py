@@ -305,7 +305,7 @@ class Students(Distillation):
     optimizers: tuple[Optimizer, ...] = Field(("adam", "adamw"), description="Optimizers.")
     fractions: tuple[Fraction, ...] = Field((0.35, 0.30, 0.25, 0.20, 0.10), description="Training fractions of p2.")
     temperature: Temperature = Field(
-        Temperature(reading="matched", value=4.0), description="How targets are softened: alike for every seed's teacher."
+        Temperature(reading="matched", value=4.4), description="How targets are softened: alike for every seed's teacher."
     )
     teacher: Literal["grokked", "ungrokked", "random", "oracle"] = Field(
         "grokked",
