@@ -58,31 +58,37 @@ def _settle(plan: Plan, key: str, source: Path, needed: bool, found: Adoption) -
     """See to one run; whether it is in the store then, with its model where that is needed."""
     stage, store = plan.entries[key]["stage"], plan.store
     record, marker = (store.folder(stage, key) / name for name in (RECORD, DONE))
-    if store.complete(stage, key):
-        whole = stage == "datasets" or store.has_model(stage, key)
-        if whole or not needed:
-            found.there += 1
-            if not whole:
-                found.known.append(plan.run(key))
-            if not marker.exists():
-                marker.touch()
-            return True
-        record.unlink()
-    marker.unlink(missing_ok=True)
-    run = plan.run(key)
+    complete = store.complete(stage, key)
+    if complete and (stage == "datasets" or store.has_model(stage, key)):
+        found.there += 1
+        if not marker.exists():
+            marker.touch()
+        return True
+    run, known = plan.run(key), complete and not needed
     places = _places(plan, run, source, needed)
-    if not places:
-        found.missing.append(run)
-        return False
+    if known:
+        places = [place for place in places if CHECKPOINT in place]  # all that it can gain
     try:
-        taken = _take(plan, run, places[0])
+        place = next((place for place in places if _take(plan, run, place)), None)
     except DamagedFile as error:
         found.refused.append(str(error))
-        return False
-    (found.adopted if taken else found.other).append(run)
-    if taken and stage != "datasets" and CHECKPOINT not in places[0]:
-        found.known.append(run)
-    return taken
+        known = place = None
+    else:
+        if place:
+            found.adopted.append(run)
+        elif known:
+            found.there += 1
+        else:
+            (found.other if places else found.missing).append(run)
+    if place or known:
+        if not plan.store.has_model(stage, key) and stage != "datasets":
+            found.known.append(run)
+        marker.touch()
+        return True
+    if complete:
+        record.unlink()
+    marker.unlink(missing_ok=True)
+    return False
 
 
 def _places(plan: Plan, run: PlannedRun, source: Path, needed: bool) -> list[dict[str, Path]]:

@@ -182,3 +182,31 @@ def test_results_from_elsewhere_come_with_their_models(study, tiny, elsewhere, f
     assert made.command("adopt", made.plan, elsewhere) == 1
     assert "known by record" not in capsys.readouterr().out
     assert len(list((made.results / "store").rglob("done"))) == len(made.of("datasets"))
+
+
+def test_models_that_come_later_are_taken(study, tiny, finished, capsys):
+    """A study known by records and curves, then what DVC brings: the views."""
+    made = study(tiny)
+    as_git_brings_it(made, finished)
+    made.make("datasets")
+    made.command("adopt", made.plan)
+    for stage in TRAINED[1:]:
+        shutil.copytree(finished.results / stage, made.results / stage)
+    student = made.of("students")[0]
+    damaged = made.results / "students" / made.entries[student]["name"] / "checkpoint.safetensors"
+    damaged.write_bytes(b"")
+    capsys.readouterr()
+    assert made.command("adopt", made.plan) == 1
+    assert damaged.relative_to(made.folder).as_posix() in capsys.readouterr().err
+    whole = [key for key in made.entries if key != student]
+    assert all(files_of(made, key).items() >= files_of(finished, key).items() for key in whole)
+    assert not (made.stored(student) / "done").exists()
+
+
+def test_a_view_of_another_recipe_does_not_hide_a_record(study, tiny, finished):
+    made = study(tiny)
+    as_git_brings_it(made, finished)
+    view = made.results / "baselines" / made.entries[made.of("baselines")[0]]["name"]
+    shutil.copytree(finished.stored(finished.of("baselines")[1]), view)
+    made.command("adopt", made.plan)
+    assert (made.stored(made.of("baselines")[0]) / "done").exists()

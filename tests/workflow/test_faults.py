@@ -54,7 +54,7 @@ PyTorch and other numbers of threads round differently; `costs.csv` says what a 
 """
 ROWS: list[tuple[str, int, int, int]] = []  # fault, tried, survived, lost
 # What a run costs, and the records and stamps that tell of it, differ from one time to the next.
-LOCAL = re.compile(r"(^|/)(record\.json|costs\.csv|\.snakemake_timestamp)$|^results/(store|logs|made)/")
+LOCAL = re.compile(r"(^|/)(record\.json|costs\.csv|\.snakemake_timestamp)$|^results/(store|logs|made|records)/")
 
 
 def contents(clone: Clone) -> dict[str, str]:
