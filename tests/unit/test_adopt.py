@@ -198,7 +198,7 @@ def test_models_that_come_later_are_taken(study, tiny, finished, capsys):
     capsys.readouterr()
     assert made.command("adopt", made.plan) == 1
     assert damaged.relative_to(made.folder).as_posix() in capsys.readouterr().err
-    whole = [key for key in made.entries if key != student]
+    whole = [key for stage in TRAINED[1:] for key in made.of(stage) if key != student]
     assert all(files_of(made, key).items() >= files_of(finished, key).items() for key in whole)
     assert not (made.stored(student) / "done").exists()
 
