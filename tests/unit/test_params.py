@@ -50,7 +50,7 @@ def test_the_paper_scale_is_what_the_design_says(full):
     assert (params.joint.alpha, params.joint.position) == (1.0, "modulus")  # distilled only
 
 
-@pytest.mark.parametrize("overlay", ["quick", "readings", "readings-after", "readings-check"])
+@pytest.mark.parametrize("overlay", ["quick", "readings", "readings-after"])
 def test_an_overlay_validates_and_writes_elsewhere(repository, overlay):
     whole = validate(read([repository / "params.yaml"]))
     quick = validate(read([repository / "params.yaml", repository / f"config/{overlay}.yaml"]))

@@ -6,7 +6,7 @@ import pandas as pd
 from update_readme import ROOT, between, markdown
 
 KEPT = ROOT / "docs" / "readings"
-STUDIES = ("readings", "readings-after", "readings-check")
+STUDIES = ("readings", "readings-after")
 
 
 def comparison(found: pd.DataFrame) -> str:
