@@ -87,6 +87,12 @@ class Clone:
         """How many runs of each stage the store holds, of whatever configuration."""
         return {stage: len(list((self.root / "results/store" / stage).glob("*/record.json"))) for stage in STAGES}
 
+    def whole(self) -> dict[str, int]:
+        """How many of them are there with their dataset or model, not by record and curve alone."""
+        names = ("dataset.safetensors", "checkpoint.safetensors")
+        store = self.root / "results/store"
+        return {stage: sum(len(list((store / stage).glob(f"*/{name}"))) for name in names) for stage in STAGES}
+
     def edit(self, path: str, old: str, new: str) -> None:
         """Replace a text that is there exactly once."""
         text = (self.root / path).read_text()

@@ -341,7 +341,7 @@ def test_damaged_objects_are_named_and_nothing_of_them_is_kept(study: Clone, rem
     assert "Traceback" not in printed
     assert cached(clone).items() < cached(study).items()
     assert stored(clone).items() < stored(study).items()
-    assert clone.trained() == RUNS | {"students": 1, "joint": 1}
+    assert clone.whole() == RUNS | {"students": 1, "joint": 1}
     to_delete = [line.strip() for line in printed.splitlines() if line.startswith("  files/md5/")]
     assert set(damaged) < set(to_delete)
     for path in to_delete:
@@ -361,7 +361,7 @@ def test_a_damaged_listing_costs_its_stage_alone(study: Clone, remote: Remote, t
     clone = elsewhere(study, remote, tmp_path / "elsewhere")
     assert f"object {oid} is corrupted" in clone.results("restore", ok=False)
     assert stored(clone).items() < stored(study).items()
-    assert clone.trained() == RUNS | {"students": 0}
+    assert clone.whole() == RUNS | {"students": 0}
     remote.delete(where(oid))
     study.run("dvc", "push")
     clone.results("restore")
