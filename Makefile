@@ -35,7 +35,7 @@ restore: $(READY) ## after `git checkout` or in a fresh clone: this commit's res
 
 readings: $(READY) ## hours: the ablation of what the paper leaves open, into docs/readings/
 	$(IN) for study in config/readings*.yaml; do \
-		OMP_NUM_THREADS=1 snakemake --cores 2 --resources gpu=2 --configfile $$study -- readings || exit; done
+		OMP_NUM_THREADS=1 snakemake --cores 2 --resources gpu=2 --configfile $$study || exit; done
 	$(IN) python workflow/scripts/readings.py
 
 readme: $(READY) ## write job counts, what the demo made, and benchmarks into README and docs

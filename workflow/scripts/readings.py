@@ -18,8 +18,10 @@ def comparison(found: pd.DataFrame) -> str:
     text += held.where(found["stage"] == "continual", "")
     text += "; " + found["grokked"].astype(str) + " of " + found["n"].astype(str)
     text += found["t_grok"].map("; {:,}".format, na_action="ignore").fillna("")
-    percents = found["fraction"].map("{:.0%}".format)
-    percents = percents.where(~joint, found["p1_fraction"].map("{:.0%}".format, na_action="ignore") + "+" + percents)
+    percents = [
+        "+".join(f"{value:.0%}" for value in pair if value == value)
+        for pair in zip(found["p1_fraction"].where(joint), found["fraction"])
+    ]
     cells = found["op"] + " " + found["optimizer"] + " " + percents
     steps = found["steps"].map("{:,}".format)
     shown = found.assign(reading=found["reading"].str.replace(",", ", "), steps=steps, cell=cells, text=text, accuracy=accuracy)
