@@ -33,7 +33,7 @@ record: $(READY) ## after `snakemake`: check what it made, and record it in DVC
 restore: $(READY) ## after `git checkout` or in a fresh clone: this commit's results, from DVC's cache or its remote
 	$(IN) python workflow/scripts/results.py restore
 
-readings: $(READY) ## hours: the ablation of what the paper leaves open, into docs/readings/
+readings: $(READY) ## the ablation of what the paper leaves open (hours, where its records are not there), into docs/readings/
 	$(IN) for study in config/readings*.yaml; do \
 		OMP_NUM_THREADS=1 snakemake --cores 2 --resources gpu=2 --configfile $$study || exit; done
 	$(IN) python workflow/scripts/readings.py
