@@ -72,7 +72,7 @@ def table(runs: pd.DataFrame, pair: tuple[int, int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*CURVE, "fractions", "runs", "grokked", "threshold", "low", "high"])
 
 
-def draw(runs: pd.DataFrame, pair: tuple[int, int], folder: Path, dpi: int) -> None:
+def draw(runs: pd.DataFrame, pair: tuple[int, int], folder: Path, dpi: int) -> Figure:
     """`phase.png` and `phase.pdf`: a panel per operator and optimizer, scratch and distilled, with thresholds below."""
     shares, thresholds = cells(runs, pair), table(runs, pair)
     panels = list(dict.fromkeys(zip(shares["op"], shares["optimizer"]))) or [None]
@@ -103,6 +103,7 @@ def draw(runs: pd.DataFrame, pair: tuple[int, int], folder: Path, dpi: int) -> N
         folder.mkdir(parents=True, exist_ok=True)
         for kind, metadata in style.METADATA.items():
             figure.savefig(folder / f"phase.{kind}", dpi=dpi, metadata=metadata)
+    return figure
 
 
 def _curve(ax: Axes, method: str, shares: pd.DataFrame, found: pd.DataFrame, height: float) -> None:

@@ -71,7 +71,7 @@ def draw(frame: pd.DataFrame, path: Path, dpi: int) -> None:
         figure.savefig(path, dpi=dpi, metadata=style.METADATA["png"])
 
 
-def draw_curves(runs: pd.DataFrame, curves: Curves, path: Path, dpi: int) -> None:
+def draw_curves(runs: pd.DataFrame, curves: Curves, path: Path, dpi: int) -> Figure:
     """Accuracy against updates, a panel per cell: its default, dashed, and its best readings; one line per seed."""
     cells = list(compared(runs).groupby(CELL, dropna=False, sort=False))
     rows = max(1, -(-len(cells) // 2))
@@ -86,6 +86,7 @@ def draw_curves(runs: pd.DataFrame, curves: Curves, path: Path, dpi: int) -> Non
             panels[0].text(0, 0.5, "this study has no variants", **style.ABSENT)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=dpi, metadata=style.METADATA["png"])
+    return figure
 
 
 def _lines(ax: Axes, cell: pd.DataFrame, curves: Curves) -> None:
@@ -96,7 +97,7 @@ def _lines(ax: Axes, cell: pd.DataFrame, curves: Curves) -> None:
     palette = dict(zip(shown, seaborn.color_palette("colorblind", LINES)))
     for run in cell[cell["reading"].isin([DEFAULT, *shown])].itertuples():
         curve = curves(run.stage, run.name)
-        look = {"color": style.BLACK, "dashes": style.DASHED[1]} if run.reading == DEFAULT else {"color": palette[run.reading]}
+        look = {"color": style.BLACK, "linestyle": style.DASHED} if run.reading == DEFAULT else {"color": palette[run.reading]}
         ax.plot(curve["step"], judged(curve, run.stage), label=run.reading.replace(",", ", "), linewidth=1, **look)
     first = cell.iloc[0]
     ax.set(title=_cell_name(first).replace("\n", ", "), xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))

@@ -5,6 +5,9 @@ import shutil
 
 import pytest
 
+from grokdistill.plan import Plan
+from grokdistill.publish import culprit
+
 TRAINED = ("datasets", "teachers", "baselines", "students", "joint", "continual")
 
 
@@ -128,6 +131,8 @@ def test_records_and_curves_suffice_where_nothing_is_to_be_made_from_a_run(study
     for name in ("runs.csv", "costs.csv"):
         assert (made.results / name).read_bytes() == (finished.results / name).read_bytes()
     assert not list(made.results.rglob("checkpoint.safetensors"))
+    with made.inside():
+        assert [culprit(Plan.load(made.plan), stage) for stage in TRAINED] == [None] * len(TRAINED)
 
 
 def test_a_run_from_which_another_is_to_be_made_is_not_known_by_its_record_alone(study, tiny, finished):

@@ -9,6 +9,7 @@ from scipy.special import expit
 from scipy.stats import binom
 
 from grokdistill import phase
+from grokdistill.intervals import wilson
 
 FRACTIONS = np.array([0.10, 0.20, 0.25, 0.30, 0.35])
 PAIR = (113, 107)
@@ -74,3 +75,20 @@ def test_the_picture_is_the_same_bytes_for_the_same_runs(frame, tmp_path):
     for kind in ("png", "pdf"):
         first, second = ((tmp_path / name / f"phase.{kind}").read_bytes() for name in ("one", "two"))
         assert first == second
+
+
+def test_the_picture_shows_shares_with_their_intervals_and_thresholds_below(tmp_path):
+    scratch = runs({0.25: 0, 0.30: 5}, 5, stage="baselines", method="scratch")
+    figure = phase.draw(pd.concat([scratch, runs({0.20: 1, 0.25: 5}, 5)]), PAIR, tmp_path, 50)
+    ax = figure.axes[0]
+    assert ax.get_title(loc="left") == "add, adamw"
+    for place, (shares, method) in enumerate((([0.0, 1.0], "scratch"), ([0.2, 1.0], "distilled"))):
+        drawn = ax.containers[place]
+        assert drawn.get_label() == method
+        assert drawn.lines[0].get_ydata().tolist() == shares
+        ends = [segment[:, 1] for segment in drawn.lines[2][0].get_segments()]
+        expected = [wilson(int(5 * share), 5) for share in shares]
+        assert np.allclose(ends, expected)
+    below = [line for line in ax.lines if max(line.get_ydata()) < 0]
+    assert len({line.get_ydata()[0] for line in below}) == 2  # a height per method
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["scratch, n = 5", "distilled, n = 5"]

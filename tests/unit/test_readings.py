@@ -68,19 +68,32 @@ def test_a_study_without_variants_has_an_empty_table_and_a_picture_that_says_so(
     assert (tmp_path / "readings.png").stat().st_size > 1000
 
 
-def test_curves_of_the_default_and_of_the_best_readings(tmp_path, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(
-        readings.Axes, "plot", lambda ax, steps, values, **look: drawn.setdefault(look["label"], []).append(values)
-    )
-    monkeypatch.setattr(readings.Axes, "get_legend_handles_labels", lambda ax: ([], []))
-    monkeypatch.setattr(readings.Axes, "legend", lambda ax, *entries, **look: None)
+def test_curves_of_the_default_and_of_the_best_readings(tmp_path):
     many = [row(f"alpha=0.{rank}", 100, rank / 10) for rank in range(1, 10)]
-    runs = pd.DataFrame([row("", 100, 0.05), *many]).assign(name=lambda frame: frame["variant"])
+    runs = pd.DataFrame([row("", 100, 0.05), *many])
     curves = {name: pd.DataFrame({"step": [0, 9], "test_acc": [0, rank]}) for rank, name in enumerate(runs["name"])}
-    readings.draw_curves(runs, lambda stage, name: curves[name], tmp_path / "curves.png", 50)
+    figure = readings.draw_curves(runs, lambda stage, name: curves[name], tmp_path / "curves.png", 50)
+    drawn = {line.get_label(): line for line in figure.axes[0].lines}
     assert set(drawn) == {"default", *(f"alpha=0.{rank}" for rank in range(4, 10))}
-    assert [values.tolist() for values in drawn["alpha=0.9"]] == [[0, 9]]
+    assert drawn["alpha=0.9"].get_ydata().tolist() == [0, 9]
+    assert [name for name, line in drawn.items() if line.get_linestyle() == "--"] == ["default"]
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == [*(f"alpha=0.{rank}" for rank in range(9, 3, -1)), "default"]
+
+
+def test_f_m_is_judged_by_the_prime_it_knows_less_well(tmp_path):
+    cell = {"stage": "joint", "p1_fraction": 0.35}
+    runs = pd.DataFrame(
+        [
+            row("", 100, 0.9, **cell | {"final_p1_acc": 0.5}),
+            row("alpha=0.5", 100, 0.7, **cell | {"final_p1_acc": 0.6}),
+            row("alpha=0.7", 100, 0.99, **cell | {"final_p1_acc": 0.1}),
+        ]
+    )
+    both = pd.DataFrame({"step": [0, 9], "test_acc": [0.0, 0.8], "p1_acc": [0.0, 0.3]})
+    figure = readings.draw_curves(runs, lambda stage, name: both, tmp_path / "curves.png", 50)
+    assert all(line.get_ydata().tolist() == [0.0, 0.3] for line in figure.axes[0].lines)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["alpha=0.5", "default", "alpha=0.7"]
 
 
 def test_the_picture_is_the_same_bytes_for_the_same_table(tmp_path):
