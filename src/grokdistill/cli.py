@@ -20,7 +20,7 @@ STAGES = ("datasets", "teachers", "baselines", "students", "joint", "continual")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 on success, 1 with a message on a known problem, 2 on an argument that names nothing."""
+    """Run one command; 0 on success, 1 with a message on a known problem."""
     options = _parser().parse_args(arguments)
     from grokdistill.files import DamagedFile
     from grokdistill.jobs import JobError, Stopped
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     from grokdistill.targets import ChangedMeanwhile
 
     try:
-        status = options.command(options)
+        options.command(options)
         sys.stdout.flush()
     except (ParamsError, DamagedFile, JobError, ChangedMeanwhile) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return status or 0
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, function: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
+    def command(name: str, function: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         added.set_defaults(command=function)
         return added
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         "`compare HEAD brave-newt --out changed` for an experiment of DVC; `compare results other/results` for two folders. "
         "Differences are B - A: the median over the seeds that both have and, in parentheses, the smallest to the largest. "
         "A run that did not grok has no t_grok; its pair counts as sooner or later (in B) or unknown. The status is 0 whatever "
-        "changed, 2 where A or B is no study."
+        "changed, 1 where A or B is no study."
     )
     command("schema", _schema, "print the JSON schema of params.yaml")
     return parser
@@ -393,19 +393,13 @@ def _show(options: argparse.Namespace) -> None:
     print(f"\nfigures: {options.results / 'figures'}\nreport:  {report if report.is_file() else 'not made yet (make report)'}")
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace) -> None:
     from grokdistill.compare import compare, read, report, write_out
-    from grokdistill.files import DamagedFile
 
-    try:
-        found = compare(*(read(what, options.results, with_curves=bool(options.out)) for what in (options.a, options.b)))
-        print(report(found))
-        if options.out:
-            print(write_out(found, options.out), file=sys.stderr)
-    except DamagedFile as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    return 0
+    found = compare(*(read(what, options.results, with_curves=bool(options.out)) for what in (options.a, options.b)))
+    print(report(found))
+    if options.out:
+        print(write_out(found, options.out), file=sys.stderr)
 
 
 def _schema(options: argparse.Namespace) -> None:

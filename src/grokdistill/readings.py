@@ -91,7 +91,7 @@ def draw_curves(runs: pd.DataFrame, curves: Curves, path: Path, dpi: int) -> Fig
 
 def _lines(ax: Axes, cell: pd.DataFrame, curves: Curves) -> None:
     """One cell's curves, each judged as its stage is; the legend tells readings by rank."""
-    scores = cell.assign(accuracy=_accuracy(cell, "final_test_acc", "final_p1_acc"))
+    scores = cell.assign(accuracy=ranked_accuracy(cell, "final_test_acc", "final_p1_acc"))
     ranked = scores.groupby("reading", sort=False)["accuracy"].median().sort_values(ascending=False, kind="stable")
     shown = list(ranked.drop(DEFAULT, errors="ignore").index[:LINES])
     palette = dict(zip(shown, seaborn.color_palette("colorblind", LINES)))
@@ -100,19 +100,19 @@ def _lines(ax: Axes, cell: pd.DataFrame, curves: Curves) -> None:
         look = {"color": style.BLACK, "linestyle": style.DASHED} if run.reading == DEFAULT else {"color": palette[run.reading]}
         ax.plot(curve["step"], judged(curve, run.stage), label=run.reading.replace(",", ", "), linewidth=1, **look)
     first = cell.iloc[0]
-    ax.set(title=_cell_name(first).replace("\n", ", "), xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
+    ax.set(title=cell_name(first).replace("\n", ", "), xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
     named = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     order = [name.replace(",", ", ") for name in ranked.index]
     ax.legend(*zip(*((named[name], name) for name in order if name in named)), fontsize=5.5, loc="best")
     seaborn.despine(ax=ax)
 
 
-def _accuracy(frame: pd.DataFrame, own: str, p1: str) -> pd.Series:
+def ranked_accuracy(frame: pd.DataFrame, own: str, p1: str) -> pd.Series:
     """The accuracy that a reading is ranked by; f_M's is that on the prime it knows less well."""
     return frame[own].where(frame["stage"] != "joint", frame[[own, p1]].min(axis=1))
 
 
-def _cell_name(row: pd.Series) -> str:
+def cell_name(row: pd.Series) -> str:
     fractions = "+".join(f"{100 * value:g}%" for value in dict.fromkeys(row[["p1_fraction", "fraction"]].dropna()))
     return f"{row['op']} {row['optimizer']}\n{row['method']}\n{fractions}"
 
@@ -121,8 +121,8 @@ def _block(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Accuracies and texts by reading and cell."""
     shown = frame.assign(
         row=frame["reading"] + frame["steps"].map(", {:,} steps".format),
-        column=frame.apply(_cell_name, axis=1),
-        accuracy=_accuracy(frame, "test_acc", "p1_acc"),
+        column=frame.apply(cell_name, axis=1),
+        accuracy=ranked_accuracy(frame, "test_acc", "p1_acc"),
     )
     shown["text"] = shown["accuracy"].map("{:.2f}".format) + "  " + shown["grokked"].astype(str) + "/" + shown["n"].astype(str)
     order = shown.groupby("row")["accuracy"].mean().sort_values(ascending=False, kind="stable").index[:MOST]

@@ -381,7 +381,7 @@ def test_bad_input_is_told_in_one_line_with_status_2(repository_of_studies, caps
     write_study(root / "words", [row(t_grok="late")])
     (write_study(root / "unjudged", [row()]) / "claims.csv").unlink()
     (write_study(root / "misjudged", [row()]) / "claims.csv").write_text("claim\nsooner\n")
-    assert main(["compare", "main", *b.split()]) == 2
+    assert main(["compare", "main", *b.split()]) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: ")

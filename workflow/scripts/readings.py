@@ -5,24 +5,18 @@ import shutil
 import pandas as pd
 from update_readme import ROOT, between, markdown
 
+from grokdistill.readings import cell_name, ranked_accuracy
+
 KEPT = ROOT / "docs" / "readings"
 STUDIES = ("readings", "readings-after")
 
 
 def comparison(found: pd.DataFrame) -> str:
     """A study's readings, best first, a column per cell: median final accuracy, seeds that grokked, median step at which."""
-    joint = found["stage"] == "joint"
-    accuracy = found["test_acc"].where(~joint, found[["test_acc", "p1_acc"]].min(axis=1))
-    text = accuracy.map("{:.2f}".format)
-    held = "; p1 " + found["p1_acc"].map("{:.2f}".format) + ", uncovered " + found["p1_uncovered_acc"].map("{:.2f}".format)
-    text += held.where(found["stage"] == "continual", "")
-    text += "; " + found["grokked"].astype(str) + " of " + found["n"].astype(str)
+    accuracy = ranked_accuracy(found, "test_acc", "p1_acc")
+    text = accuracy.map("{:.2f}".format) + "; " + found["grokked"].astype(str) + " of " + found["n"].astype(str)
     text += found["t_grok"].map("; {:,}".format, na_action="ignore").fillna("")
-    percents = [
-        "+".join(f"{value:.0%}" for value in pair if value == value)
-        for pair in zip(found["p1_fraction"].where(joint), found["fraction"])
-    ]
-    cells = found["op"] + " " + found["optimizer"] + " " + percents
+    cells = found.apply(cell_name, axis=1).str.replace("\n", " ")
     steps = found["steps"].map("{:,}".format)
     shown = found.assign(reading=found["reading"].str.replace(",", ", "), steps=steps, cell=cells, text=text, accuracy=accuracy)
     order = shown.groupby(["reading", "steps"])["accuracy"].mean().sort_values(ascending=False, kind="stable").index
@@ -47,9 +41,8 @@ def written(name: str) -> str:
     found = pd.read_csv(results / "readings.csv", dtype={"t_grok": "Int64"})
     text += [comparison(own) for _, own in found.groupby(["stage", "method"], sort=False)]
     text.append(outcomes(runs.astype({"t_mem": "Int64", "t_grok": "Int64"}).fillna({"variant": ""})))
-    if len(found):
-        shutil.copyfile(results / "readings.csv", KEPT / f"{name}.csv")
-        shutil.copyfile(results / "figures" / "readings-curves.png", KEPT / f"{name}.png")
+    shutil.copyfile(results / "readings.csv", KEPT / f"{name}.csv")
+    shutil.copyfile(results / "figures" / "readings-curves.png", KEPT / f"{name}.png")
     return "\n".join(text)
 
 
