@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,15 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     publish = command("publish", _publish, "lay out a stage's runs, curves and metrics from the store")
     _plan_argument(publish)
     publish.add_argument("stage", choices=STAGES)
-    _plan_argument(command("tables", _tables, "write runs.csv, costs.csv and curves.parquet"))
+    _plan_argument(command("tables", _made("tables", _make_tables), "write runs.csv, costs.csv and curves.parquet"))
     figures = command("figures", _figures, "draw figures 1 to 7")
     _plan_argument(figures)
     figures.add_argument("numbers", nargs="*", type=int, metavar="N", help="only these figures; default: all")
-    _plan_argument(command("phase", _phase, "estimate the critical thresholds, and draw the shares that they follow from"))
-    _plan_argument(
-        command("readings", _readings, "compare variants with the defaults that they depart from: a table, two pictures")
-    )
-    _plan_argument(command("claims", _claims, "judge the paper's claims"))
+    text = "estimate the critical thresholds, and draw the shares that they follow from"
+    _plan_argument(command("phase", _made("phase", _make_phase), text))
+    text = "compare variants with the defaults that they depart from: a table, two pictures"
+    _plan_argument(command("readings", _made("readings", _make_readings), text))
+    _plan_argument(command("claims", _made("claims", _judge_claims), "judge the paper's claims"))
+    text = "write what the finished runs of a study say before the others are: records, curves, tables, figures and claims"
+    _plan_argument(command("interim", _interim, text))
     _plan_argument(command("manifests", _manifests, "write what each stage is made from, for people and for DVC"))
     _plan_argument(command("check", _check, "say whether every result is what the plan asks for, by its bytes; 1 if not"))
 
@@ -238,87 +241,109 @@ def _publish(options: argparse.Namespace) -> None:
         publish(plan, options.stage)
 
 
-def _tables(options: argparse.Namespace) -> None:
-    from grokdistill.plan import Plan
-    from grokdistill.publish import tables
-    from grokdistill.targets import making
+def _made(name: str, make: Callable[[Plan], None]) -> Callable[[argparse.Namespace], None]:
+    """The command that makes one target from its plan, and stamps it."""
 
-    plan = Plan.load(options.plan)
-    with making(plan, "tables"):
-        tables(plan)
+    def run(options: argparse.Namespace) -> None:
+        from grokdistill.plan import Plan
+        from grokdistill.targets import making
+
+        plan = Plan.load(options.plan)
+        with making(plan, name):
+            make(plan)
+
+    return run
+
+
+def _make_tables(plan: Plan) -> None:
+    from grokdistill.publish import tables
+
+    tables(plan)
 
 
 def _figures(options: argparse.Namespace) -> None:
+    from grokdistill.figures import FIGURES
+
+    for number in options.numbers or FIGURES:
+        _made(f"figure-{number}", partial(_draw_figure, number=number))(options)
+
+
+def _draw_figure(plan: Plan, number: int) -> None:
     from grokdistill import figures
-    from grokdistill.plan import Plan
     from grokdistill.publish import read_curves, read_runs
-    from grokdistill.targets import making
 
-    plan = Plan.load(options.plan)
-    curves = read_curves(plan.results)
-    for number in options.numbers or figures.FIGURES:
-        with making(plan, f"figure-{number}"):
-            figures.draw(
-                number,
-                read_runs(plan.results),
-                curves,
-                plan.results / "figures",
-                main_pair=plan.params.primes.pair,
-                threshold=plan.params.evaluation.threshold,
-                dpi=plan.params.figures.dpi,
-            )
+    figures.draw(
+        number,
+        read_runs(plan.results),
+        read_curves(plan.results),
+        plan.results / "figures",
+        main_pair=plan.params.primes.pair,
+        threshold=plan.params.evaluation.threshold,
+        dpi=plan.params.figures.dpi,
+    )
 
 
-def _phase(options: argparse.Namespace) -> None:
+def _make_phase(plan: Plan) -> None:
     from grokdistill import phase
     from grokdistill.files import write
-    from grokdistill.plan import Plan
     from grokdistill.publish import read_runs
-    from grokdistill.targets import making
 
-    plan = Plan.load(options.plan)
-    with making(plan, "phase"):
-        runs, pair = read_runs(plan.results), plan.params.primes.pair
-        frame = phase.table(runs, pair)
-        write(plan.results / "phase.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-        phase.draw(runs, pair, plan.results / "figures", plan.params.figures.dpi)
+    runs, pair = read_runs(plan.results), plan.params.primes.pair
+    frame = phase.table(runs, pair)
+    write(plan.results / "phase.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    phase.draw(runs, pair, plan.results / "figures", plan.params.figures.dpi)
 
 
-def _readings(options: argparse.Namespace) -> None:
+def _make_readings(plan: Plan) -> None:
     from grokdistill import readings
     from grokdistill.files import write
-    from grokdistill.plan import Plan
     from grokdistill.publish import read_curves, read_runs
-    from grokdistill.targets import making
 
-    plan = Plan.load(options.plan)
-    with making(plan, "readings"):
-        runs, curves = read_runs(plan.results), read_curves(plan.results)
-        frame = readings.table(runs, curves)
-        write(plan.results / "readings.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-        pictures, dpi = plan.results / "figures", plan.params.figures.dpi
-        readings.draw(frame, pictures / "readings.png", dpi)
-        readings.draw_curves(runs, curves, pictures / "readings-curves.png", dpi)
+    runs, curves = read_runs(plan.results), read_curves(plan.results)
+    frame = readings.table(runs, curves)
+    write(plan.results / "readings.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    pictures, dpi = plan.results / "figures", plan.params.figures.dpi
+    readings.draw(frame, pictures / "readings.png", dpi)
+    readings.draw_curves(runs, curves, pictures / "readings-curves.png", dpi)
 
 
-def _claims(options: argparse.Namespace) -> None:
+def _judge_claims(plan: Plan) -> None:
     from grokdistill import claims
     from grokdistill.files import write
-    from grokdistill.plan import Plan
     from grokdistill.publish import read_curves, read_runs
-    from grokdistill.targets import making
 
-    plan = Plan.load(options.plan)
-    with making(plan, "claims"):
-        frame = claims.evaluate(
-            claims.load_claims(Path(plan.params.paths.claims)),
-            read_runs(plan.results),
-            read_curves(plan.results),
-            main_pair=plan.params.primes.pair,
-            min_n=plan.params.claims.min_n,
-        )
-        write(plan.results / "claims.csv", frame.to_csv(index=False, lineterminator="\n"))
+    frame = claims.evaluate(
+        claims.load_claims(Path(plan.params.paths.claims)),
+        read_runs(plan.results),
+        read_curves(plan.results),
+        main_pair=plan.params.primes.pair,
+        min_n=plan.params.claims.min_n,
+    )
+    write(plan.results / "claims.csv", frame.to_csv(index=False, lineterminator="\n"))
     print(", ".join(f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts().items()))
+
+
+def _interim(options: argparse.Namespace) -> None:
+    from grokdistill.figures import FIGURES
+    from grokdistill.jobs import JobError
+    from grokdistill.plan import Plan
+    from grokdistill.publish import publish_small, tables
+
+    whole = Plan.load(options.plan)
+    plan = whole.so_far()
+    done, asked = (sum(entry["stage"] != "datasets" for entry in each.entries.values()) for each in (plan, whole))
+    if not done:
+        raise JobError(f"no run of this study is in {plan.store.root} yet")
+    # Without stamps: when the study is finished, all of it is made anew.
+    for stage in STAGES[1:]:
+        publish_small(plan, stage)
+    tables(plan)
+    for number in FIGURES:
+        _draw_figure(plan, number)
+    _make_phase(plan)
+    _make_readings(plan)
+    _judge_claims(plan)
+    print(f"{done} of {asked} runs are finished; {plan.results} shows what they say so far")
 
 
 def _manifests(options: argparse.Namespace) -> None:

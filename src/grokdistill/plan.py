@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,15 @@ class Plan:
     def stage(self, stage: str) -> list[PlannedRun]:
         """The stage's runs, in the order of the parameters."""
         return [self.run(key) for key, entry in self.entries.items() if entry["stage"] == stage]
+
+    def so_far(self) -> Plan:
+        """The plan without the training runs that are not in the store, and without what learned from those."""
+        there: dict[str, dict[str, Any]] = {}
+        for key, entry in self.entries.items():  # parents come first
+            complete = entry["stage"] == "datasets" or self.store.complete(entry["stage"], key)
+            if complete and all(parent in there for parent in entry["parents"].values()):
+                there[key] = entry
+        return replace(self, entries=there)
 
 
 def write_plan(study: Study) -> Path:

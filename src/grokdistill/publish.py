@@ -24,9 +24,8 @@ def publish(plan: Plan, stage: str) -> None:
 
     A run that is known by its record and curve alone (`adopt`) has no checkpoint to show.
     """
-    results = plan.results
     runs = plan.stage(stage)
-    view = Path(plan.params.paths.datasets) if stage == "datasets" else results / stage
+    view = Path(plan.params.paths.datasets) if stage == "datasets" else plan.results / stage
     files = (RECORD, DATASET) if stage == "datasets" else (RECORD, CURVE, CHECKPOINT)
     _lay_out(
         view,
@@ -39,8 +38,13 @@ def publish(plan: Plan, stage: str) -> None:
             if name != CHECKPOINT or plan.store.has_model(run.stage, run.fingerprint)
         },
     )
-    if stage == "datasets":
-        return
+    if stage != "datasets":
+        publish_small(plan, stage)
+
+
+def publish_small(plan: Plan, stage: str) -> None:
+    """Lay out what git keeps of a training stage: records, curves and metrics."""
+    runs, results = plan.stage(stage), plan.results
     for kind, suffix, name in (("records", "json", RECORD), ("curves", "csv", CURVE)):
         found = {f"{run.name}.{suffix}": plan.store.folder(run.stage, run.fingerprint) / name for run in runs}
         _lay_out(results / kind / stage, found)

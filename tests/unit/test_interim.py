@@ -1,0 +1,62 @@
+"""What a study says before all of its runs are made."""
+
+import shutil
+
+import pandas as pd
+import pytest
+
+STAGES = ("teachers", "baselines", "students", "joint", "continual")
+
+
+@pytest.fixture
+def begun(study, tiny, repository):
+    """A study whose datasets, teachers, baselines and addition's students are made."""
+    made = study(tiny)
+    shutil.copytree(repository / "data" / "paper", made.folder / "data" / "paper")
+    made.make("datasets", "teachers", "baselines")
+    addition = [key for key in made.of("students") if made.entries[key]["name"].startswith("add")]
+    assert made.command("train", made.plan, *addition) == 0
+    return made
+
+
+def test_finished_runs_are_shown_and_no_others(begun, finished, capsys):
+    assert begun.command("interim", begun.plan) == 0
+    runs = pd.read_csv(begun.results / "runs.csv", dtype={"variant": str})
+    whole = pd.read_csv(finished.results / "runs.csv", dtype={"variant": str})
+    there = whole["stage"].isin(["teachers", "baselines"]) | (whole["stage"] == "students") & (whole["op"] == "add")
+    pd.testing.assert_frame_equal(runs, whole[there].reset_index(drop=True), check_dtype=False)
+    for kind in ("records", "curves"):
+        shown = {path.stem for path in (begun.results / kind).rglob("*.*")}
+        assert shown == set(runs["name"]), kind
+    for name in (*(f"figure-{number}.png" for number in range(1, 8)), "phase.pdf", "readings.png"):
+        assert (begun.results / "figures" / name).stat().st_size > 1000
+    claims = pd.read_csv(begun.results / "claims.csv")
+    assert "not run" in set(claims["verdict"])
+    assert f"{there.sum()} of {len(whole)} runs are finished" in capsys.readouterr().out
+    # Nothing is stamped: `check`, as Snakemake, still wants all of it.
+    assert begun.command("check", begun.plan) == 1
+    wanted = capsys.readouterr().err
+    assert "teachers: " in wanted
+    assert "tables: it has not been made yet" in wanted
+
+
+def test_what_git_keeps_of_it_is_enough_to_go_on(begun, study, tiny, finished):
+    """A clone with its records and curves alone trains the other runs, and ends with the same tables."""
+    assert begun.command("interim", begun.plan) == 0
+    clone = study(tiny)
+    for kind in ("records", "curves"):
+        shutil.copytree(begun.results / kind, clone.results / kind)
+    assert clone.command("adopt", clone.plan) == 0
+    baselines = [clone.stored(key) / "record.json" for key in clone.of("baselines")]
+    before = [path.stat().st_mtime_ns for path in baselines]
+    clone.make("datasets", *STAGES)
+    assert [path.stat().st_mtime_ns for path in baselines] == before
+    clone.finish()
+    assert (clone.results / "runs.csv").read_bytes() == (finished.results / "runs.csv").read_bytes()
+
+
+def test_a_study_that_has_not_begun(study, tiny, capsys):
+    made = study(tiny)
+    assert made.command("interim", made.plan) == 1
+    assert "no run of this study" in capsys.readouterr().err
+    assert not (made.results / "runs.csv").exists()
