@@ -38,16 +38,17 @@ class Adoption:
     refused: list[str] = field(default_factory=list)
 
 
-def adopt(plan: Plan, source: Path) -> Adoption:
+def adopt(plan: Plan, source: Path, models: bool = True) -> Adoption:
     """Put the plan's runs that lie below `source`, a results folder, into the plan's store.
 
     A run is looked for in the folder's store, then in its view of the stage; in the plan's own results also among records and
-    curves. Markers in the plan's store follow its records.
+    curves. Markers in the plan's store follow its records. Without `models`, records and curves suffice for every run, also
+    where others are still to be made from it: enough to show results, not to train on.
     """
     found = Adoption()
     needed: set[str] = set()  # runs from whose models others are still to be made
     for key in reversed(plan.entries):  # what is made from a run comes before it
-        if not _settle(plan, key, source, key in needed, found):
+        if not _settle(plan, key, source, models and key in needed, found):
             needed.update(plan.entries[key]["parents"].values())
     for runs in (found.adopted, found.known, found.missing, found.other, found.refused):
         runs.reverse()

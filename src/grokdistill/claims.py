@@ -386,8 +386,8 @@ def _label(key: str, value: Any) -> str:
     return f"{key.removesuffix('fraction').replace('_', ' ')}{value:.0%}" if "fraction" in key else str(value)
 
 
-def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, part: Part) -> pd.DataFrame:
-    """A cell's runs, as they stood at the part's step; `runs` are indexed by seed."""
+def _in_cell(cell: Mapping[str, Any], runs: pd.DataFrame) -> np.ndarray:
+    """Which runs are a cell's, [runs]."""
     mask = np.ones(len(runs), bool)
     for key, value in cell.items():
         if key == "pair" or value == "any" or (key == "p2" and cell["stage"] == "teachers"):
@@ -396,7 +396,12 @@ def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, part: Part) -> pd.DataFra
             mask &= (runs[key] == value).to_numpy(bool)
         else:
             mask &= np.isclose(pd.to_numeric(runs[key], errors="coerce").to_numpy(float), value)
-    picked = runs[mask]
+    return mask
+
+
+def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, part: Part) -> pd.DataFrame:
+    """A cell's runs, as they stood at the part's step; `runs` are indexed by seed."""
+    picked = runs[_in_cell(cell, runs)]
     if picked.index.has_duplicates:
         raise ValueError(f"several runs of one seed: {', '.join(picked['name'])}; name a variant")
     if part.steps is not None:
@@ -485,6 +490,25 @@ def _measured(name: str, predicate: Predicate, cells: Sequence[_Cell]) -> str:
     return text + (f" (diverged: {', '.join(diverged)})" if diverged else "")
 
 
+def _pairs(runs: pd.DataFrame, main_pair: tuple[int, int]) -> dict[str, list[tuple[int, int]]]:
+    """The prime pairs that `pair` may stand for."""
+    primes = runs[["p1", "p2"]].dropna().astype(int).drop_duplicates().itertuples(index=False, name=None)
+    return {"main": [tuple(main_pair)], "other": sorted(set(primes) - {tuple(main_pair)})}
+
+
+def needed(claim: Claim, runs: pd.DataFrame, main_pair: tuple[int, int]) -> pd.Series:
+    """Which runs a claim is judged by, also as what others are compared with; [runs], aligned with `runs`.
+
+    `runs` needs the columns that say what a run is, with an empty `variant` for the defaults; nothing that came of it.
+    """
+    asked, pairs = np.zeros(len(runs), bool), _pairs(runs, main_pair)
+    for part in claim.parts.values():
+        versus = getattr(part.predicate, "versus", {})
+        for cell in _cells(part.where, pairs[str(part.where.get("pair", "main"))]):
+            asked |= _in_cell(cell, runs) | _in_cell(cell | versus, runs)
+    return pd.Series(asked, runs.index)
+
+
 def evaluate(
     claims: Sequence[Claim],
     runs: pd.DataFrame,
@@ -503,8 +527,7 @@ def evaluate(
     if absent := sorted(needed - set(runs.columns)):
         raise ValueError(f"the table of runs lacks {', '.join(absent)}")
     runs = runs.assign(variant=runs["variant"].astype(object).fillna("")).set_index("seed")
-    primes = runs[["p1", "p2"]].dropna().astype(int).drop_duplicates().itertuples(index=False, name=None)
-    pairs = {"main": [tuple(main_pair)], "other": sorted(set(primes) - {tuple(main_pair)})}
+    pairs = _pairs(runs, main_pair)
     rows = []
     for claim in claims:
         seeds, judged, expected = claim.min_n if min_n is None else min_n, {}, []

@@ -324,12 +324,18 @@ def _judge_claims(plan: Plan) -> None:
 
 
 def _interim(options: argparse.Namespace) -> None:
+    from grokdistill.adopt import adopt
     from grokdistill.figures import FIGURES
+    from grokdistill.files import DamagedFile
     from grokdistill.jobs import JobError
     from grokdistill.plan import Plan
     from grokdistill.publish import publish_small, tables
 
     whole = Plan.load(options.plan)
+    # A clone may know a run by its record alone, whose place is about to be laid out anew.
+    refused = adopt(whole, whole.results, models=False).refused
+    if refused:
+        raise DamagedFile("\n  ".join(["nothing is written, since these are not what they say:", *refused]))
     plan = whole.so_far()
     done, asked = (sum(entry["stage"] != "datasets" for entry in each.entries.values()) for each in (plan, whole))
     if not done:

@@ -93,9 +93,8 @@ def measure(curve: pd.DataFrame, stage: str, evaluation: Evaluation, diverged: i
     }
 
 
-def row(plan: Plan, run: PlannedRun, curve: pd.DataFrame) -> dict[str, Any]:
-    """The run's row of `runs.csv`."""
-    record = plan.store.record(run.stage, run.fingerprint)
+def described(plan: Plan, run: PlannedRun) -> dict[str, Any]:
+    """What a run is: the columns of its row of `runs.csv` that are known before it is trained."""
     config = run.config
     teacher = plan.entries[run.parents["teacher"]]["name"] if "teacher" in run.parents else config.teacher
     shown = {
@@ -108,7 +107,13 @@ def row(plan: Plan, run: PlannedRun, curve: pd.DataFrame) -> dict[str, Any]:
         "temperature": f"{config.temperature_reading} {config.temperature:g}" if config.temperature else None,
     }
     plain = {name: getattr(config, name) for name in COLUMNS if name in type(config).model_fields and name not in shown}
-    return plain | shown | measure(curve, run.stage, plan.params.evaluation, record["diverged"])
+    return plain | shown
+
+
+def row(plan: Plan, run: PlannedRun, curve: pd.DataFrame) -> dict[str, Any]:
+    """The run's row of `runs.csv`."""
+    record = plan.store.record(run.stage, run.fingerprint)
+    return described(plan, run) | measure(curve, run.stage, plan.params.evaluation, record["diverged"])
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from grokdistill.claims import COLUMNS, Claim, evaluate, format_table, load_claims
+from grokdistill.claims import COLUMNS, Claim, evaluate, format_table, load_claims, needed
 
 PAPER = Path(__file__).parents[2] / "data" / "paper" / "claims.yaml"
 CLAIMS = load_claims(PAPER)
@@ -239,6 +239,20 @@ def test_other_readings_and_pairs_change_nothing(claim):
         if row["position"] == "modulus" or row["variant"]:
             del table.rows[twin["name"] + "'"]
     assert judge(claim, table)["verdict"] == "reproduced"
+
+
+@each_claim
+def test_what_a_claim_needs(claim):
+    """Exactly the runs that it is judged by, known before any is trained."""
+    table = study(claim)
+    own = set(table.rows)
+    for row in list(table.rows.values()):
+        if row["variant"] == "" and row["position"] != "modulus":
+            name = row["name"] + "'"
+            table.rows[name] = dict(row) | {"name": name, "variant": "alpha=0.5", "loss": "other"}
+    frame = table.frame()
+    planned = frame.assign(variant=frame["variant"].fillna(""), status="", t_grok=np.nan)
+    assert set(frame["name"][needed(claim, planned, MAIN)]) == own
 
 
 def test_the_paper_is_covered():

@@ -46,6 +46,10 @@ def test_what_git_keeps_of_it_is_enough_to_go_on(begun, study, tiny, finished):
     clone = study(tiny)
     for kind in ("records", "curves"):
         shutil.copytree(begun.results / kind, clone.results / kind)
+    shutil.copytree(begun.folder / "data", clone.folder / "data")
+    kept = {path.relative_to(clone.results): path.read_bytes() for path in clone.results.glob("records/*/*")}
+    assert clone.command("interim", clone.plan) == 0  # also before the teachers' models are here again
+    assert kept == {path.relative_to(clone.results): path.read_bytes() for path in clone.results.glob("records/*/*")}
     assert clone.command("adopt", clone.plan) == 0
     baselines = [clone.stored(key) / "record.json" for key in clone.of("baselines")]
     before = [path.stat().st_mtime_ns for path in baselines]

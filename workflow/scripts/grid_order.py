@@ -1,0 +1,120 @@
+"""In which order to train the paper's grid where it takes many hours, by what each run adds to the verdicts.
+
+    python workflow/scripts/grid_order.py           writes docs/grid-order.md
+    python workflow/scripts/grid_order.py --next    prints what `snakemake -- ...` is to make next; `make grid` goes on so
+
+A step is a claim, and its runs are those that the claim still lacks, with all that they are made from. First come the claims
+that the paper is about, then always the one that takes least; first with one seed, then with the three that a verdict needs, at
+last all the rest. Costs are seconds per example, stage and method, from the records of `config/readings-after.yaml`.
+"""
+
+import sys
+from collections.abc import Iterator
+from statistics import median
+from typing import NamedTuple
+
+import pandas as pd
+from update_readme import ROOT, between, markdown
+
+from grokdistill import summary
+from grokdistill.batches import batches_per_epoch
+from grokdistill.claims import load_claims, needed
+from grokdistill.config import RunConfig
+from grokdistill.data import train_size
+from grokdistill.params import read, validate
+from grokdistill.plan import Plan, write_plan
+from grokdistill.runs import enumerate_runs
+from grokdistill.store import read_record
+
+FIRST = ("distilled-20", "scratch-20-never")  # the headline
+SEEDS = (1, 3)  # per cell, one round after the other
+PAGE = ROOT / "docs" / "grid-order.md"
+
+
+class Step(NamedTuple):
+    """A claim's share of the grid: the runs that it still lacks, by fingerprint, parents first."""
+
+    claim: str
+    seeds: int
+    runs: list[str]
+
+
+def work(config: RunConfig) -> float:
+    """Examples that a run sees in training."""
+    of = ((config.p1, config.p1_fraction), (config.p2, config.fraction))
+    examples = sum(train_size(prime, fraction) for prime, fraction in of if prime and fraction)
+    return config.steps * min(config.batch_size, examples / batches_per_epoch(examples, config.batch_size, "keep"))
+
+
+def rates() -> dict[tuple[str, str], float]:
+    """Seconds of one thread per example, by stage and method: medians over the records of the readings."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for path in sorted((ROOT / "results-readings-after" / "records").glob("*/*.json")):
+        record = read_record(path)
+        config = RunConfig.model_validate(record["config"])
+        found.setdefault((config.stage, config.method), []).append(record["execution"]["seconds"] / work(config))
+    return {key: median(values) for key, values in found.items()}
+
+
+def steps(plan: Plan, runs: pd.DataFrame, hours: dict[str, float]) -> Iterator[Step]:
+    """The order. `runs` says what each run is, indexed by fingerprint; `hours` what it costs."""
+    claims = {claim.id: claim for claim in load_claims(plan.params.paths.claims)}
+    asked = {name: needed(claim, runs, plan.params.primes.pair) for name, claim in claims.items()}
+    done: set[str] = set()
+
+    def lacking(keys: list[str]) -> list[str]:
+        found: dict[str, None] = {}
+        for key in keys:
+            parents = plan.entries[key]["parents"].values()
+            for one in (*lacking([other for other in parents if other in hours]), key):
+                if one not in done:
+                    found[one] = None
+        return list(found)
+
+    for seeds in SEEDS:
+        own = runs["seed"].isin(plan.params.seeds[:seeds])
+        open_claims = list(claims)
+        while open_claims:
+            wanted = {name: lacking(list(runs.index[asked[name] & own])) for name in open_claims}
+            cost = {name: sum(hours[key] for key in keys) for name, keys in wanted.items()}
+            first = [name for name in FIRST if name in open_claims]
+            name = first[0] if first else min(open_claims, key=cost.__getitem__)
+            open_claims.remove(name)
+            done.update(wanted[name])
+            yield Step(name, seeds, wanted[name])
+    yield Step("", len(plan.params.seeds), lacking(list(runs.index)))
+
+
+def main() -> None:
+    plan = Plan.load(write_plan(enumerate_runs(validate(read([ROOT / "params.yaml"])))))
+    trained = [plan.run(key) for key, entry in plan.entries.items() if entry["stage"] != "datasets"]
+    runs = pd.DataFrame([summary.described(plan, run) for run in trained], index=[run.fingerprint for run in trained])
+    rate = rates()
+    hours = {run.fingerprint: work(run.config) * rate[run.stage, run.config.method] / 3600 for run in trained}
+    order = list(steps(plan, runs, hours))
+    if "--next" in sys.argv:
+        for step in order:
+            markers = {key: plan.store.folder(plan.entries[key]["stage"], key) / "done" for key in step.runs}
+            left = [path for key, path in markers.items() if not plan.store.complete(plan.entries[key]["stage"], key)]
+            if left:
+                print("\n".join(path.as_posix() for path in left))
+                print(f"{step.claim or 'the rest'}, {step.seeds} seeds: {len(left)} runs", file=sys.stderr)
+                return
+        return
+    rows, total, decided = [], 0.0, []
+    for step in order:
+        decided.append(f"`{step.claim}`" if step.claim else "the other seeds")
+        if not step.runs:
+            continue
+        cost = sum(hours[key] for key in step.runs)
+        total += cost
+        seeds = {1: "first", 3: "first three"}.get(step.seeds, "all")
+        rows.append([seeds, ", ".join(decided), len(step.runs), f"{cost:.1f}", f"{total:.1f}"])
+        decided = []
+    table = pd.DataFrame(rows, columns=["seeds", "decides", "runs", "hours", "hours so far"])
+    text = between(PAGE.read_text(encoding="utf-8"), "params.yaml and data/paper/claims.yaml", markdown(table), "make readme")
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
