@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "compare variants with the defaults that they depart from: a table, two pictures"
     _plan_argument(command("readings", _made("readings", _make_readings), text))
     _plan_argument(command("claims", _made("claims", _judge_claims), "judge the paper's claims"))
+    _plan_argument(command("overview", _made("overview", _make_overview), "write the first page: verdicts and phase diagram"))
     text = "write what the finished runs of a study say before the others are: records, curves, tables, figures and claims"
     _plan_argument(command("interim", _interim, text))
     _plan_argument(command("manifests", _manifests, "write what each stage is made from, for people and for DVC"))
@@ -323,6 +324,20 @@ def _judge_claims(plan: Plan) -> None:
     print(", ".join(f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts().items()))
 
 
+def _make_overview(plan: Plan) -> None:
+    import pandas as pd
+
+    from grokdistill import overview
+    from grokdistill.claims import load_claims
+    from grokdistill.files import write
+    from grokdistill.publish import read_runs
+
+    results = plan.results
+    verdicts = pd.read_csv(results / "claims.csv", dtype=str, keep_default_na=False)
+    claims, picture = load_claims(plan.params.paths.claims), (results / "figures" / "phase.png").read_bytes()
+    write(results / "overview.html", overview.page(verdicts, claims, read_runs(results), plan.params.primes.pair, picture))
+
+
 def _interim(options: argparse.Namespace) -> None:
     from grokdistill.adopt import adopt
     from grokdistill.figures import FIGURES
@@ -349,6 +364,7 @@ def _interim(options: argparse.Namespace) -> None:
     _make_phase(plan)
     _make_readings(plan)
     _judge_claims(plan)
+    _make_overview(plan)
     print(f"{done} of {asked} runs are finished; {plan.results} shows what they say so far")
 
 

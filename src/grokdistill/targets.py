@@ -42,7 +42,7 @@ class Target:
     """A part of the results.
 
     Attributes:
-        name: "teachers", ..., "tables", "figure-1", ..., "phase", "readings", "claims".
+        name: "teachers", ..., "tables", "figure-1", ..., "phase", "readings", "claims", "overview".
         module: the module whose sources make it.
         recipe: what it is made from.
         outputs: files and folders, relative to the working folder.
@@ -96,6 +96,7 @@ def enumerate_targets(study: Study) -> dict[str, Target]:
     add("readings", "readings", shown | {"look": look}, results / "readings.csv", *pictures)
     judged = {"judging": params.claims.model_dump(mode="json"), "claims": _hash(Path(params.paths.claims))}
     add("claims", "claims", shown | judged, results / "claims.csv")
+    add("overview", "overview", shown | {"phase": found["phase"].digest} | judged, results / "overview.html")
     return found
 
 

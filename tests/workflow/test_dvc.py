@@ -137,7 +137,8 @@ def test_a_fresh_clone_with_git_alone(copy: Clone, tmp_path: Path):
     assert "deleted" in clone.run("dvc", "status")  # no cache, no remote
     assert training(clone.planned()) == 0
     assert "known by record and curve alone" in clone.snakemake()
-    for name in ("runs.csv", "costs.csv", "claims.csv", "phase.csv", "readings.csv", "curves.parquet", "figures/figure-1.png"):
+    tables = ("runs.csv", "costs.csv", "claims.csv", "phase.csv", "readings.csv", "curves.parquet")
+    for name in (*tables, "figures/figure-1.png", "overview.html"):
         assert (clone.root / "results" / name).read_bytes() == (copy.root / "results" / name).read_bytes(), name
     assert not clone.planned()
     clone.params(joint__alpha=0.5)

@@ -35,6 +35,7 @@ STAGES = (
     "phase",
     "readings",
     "claims",
+    "overview",
 )
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = """\
@@ -193,13 +194,14 @@ RESULTS = {  # file -> jobs of the next run
     "results/joint/add-p11-p7-f35-f20-adamw-distilled-s0/record.json": {"joint": 1},
     "results/curves/continual/add-p11-p7-f20-adamw-distilled-s0.csv": {"continual": 1},
     "results/metrics/baselines.json": {"baselines": 1},
-    "results/runs.csv": {"tables": 1, "draw_figure": 7, "phase": 1, "readings": 1, "claims": 1},
-    "results/curves.parquet": {"tables": 1, "draw_figure": 7, "phase": 1, "readings": 1, "claims": 1},
+    "results/runs.csv": {"tables": 1, "draw_figure": 7, "phase": 1, "readings": 1, "claims": 1, "overview": 1},
+    "results/curves.parquet": {"tables": 1, "draw_figure": 7, "phase": 1, "readings": 1, "claims": 1, "overview": 1},
     "results/figures/figure-2.pdf": {"draw_figure": 1},
-    "results/phase.csv": {"phase": 1},
+    "results/phase.csv": {"phase": 1, "overview": 1},
     "results/readings.csv": {"readings": 1},
-    "results/claims.csv": {"claims": 1},
-    "results/made/claims.json": {"claims": 1},
+    "results/claims.csv": {"claims": 1, "overview": 1},
+    "results/made/claims.json": {"claims": 1, "overview": 1},
+    "results/overview.html": {"overview": 1},
     "results/plan/students.txt": {},
 }
 

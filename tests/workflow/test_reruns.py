@@ -19,8 +19,10 @@ from grokdistill.config import STAGES
 
 TRAINING = STAGES[1:]
 FIGURES = {"draw_figure": 7}
-PICTURES = FIGURES | {"phase": 1, "readings": 1}
-REST = PICTURES | {"claims": 1, "tables": 1}
+OVERVIEW = {"overview": 1}
+PICTURES = FIGURES | OVERVIEW | {"phase": 1, "readings": 1}
+VERDICTS = OVERVIEW | {"claims": 1}
+REST = PICTURES | VERDICTS | {"tables": 1}
 STUDENTS = {"students/add-p11-p7-f30-adamw-distilled", "students/add-p11-p7-f20-adamw-distilled"}
 JOINT_DISTILLED = "joint/add-p11-p7-f35-f20-adamw-distilled"
 JOINT = {JOINT_DISTILLED, "joint/add-p11-p7-f35-f20-adamw-supervised"}
@@ -83,9 +85,9 @@ def params(**changes: object):
         pytest.param(comment_sources, {}, set(), id="comments and docstrings in the library"),
         pytest.param(append("src/grokdistill/style.py"), PICTURES, set(), id="the figures' style"),
         pytest.param(append("src/grokdistill/figures/specs.py"), FIGURES, set(), id="a figure module"),
-        pytest.param(append("src/grokdistill/claims.py"), {"claims": 1}, set(), id="the claims' module"),
+        pytest.param(append("src/grokdistill/claims.py"), VERDICTS, set(), id="the claims' module"),
         pytest.param(
-            append("data/paper/claims.yaml", "# as typed"), {"claims": 1}, set(), id="the paper's claims",
+            append("data/paper/claims.yaml", "# as typed"), VERDICTS, set(), id="the paper's claims",
         ),
         pytest.param(append("src/grokdistill/stages/joint.py"), {"train_joint": 2, "joint": 1} | REST, JOINT, id="joint.py"),
         pytest.param(
@@ -107,7 +109,7 @@ def params(**changes: object):
             STUDENTS | {JOINT_DISTILLED}, id="students.alpha",
         ),
         pytest.param(params(figures={"dpi": 60}), PICTURES, set(), id="figures.dpi"),
-        pytest.param(params(claims={"min_n": 2}), {"claims": 1}, set(), id="claims.min_n"),
+        pytest.param(params(claims={"min_n": 2}), VERDICTS, set(), id="claims.min_n"),
         pytest.param(params(evaluation__threshold=0.9), dict.fromkeys(TRAINING, 1) | REST, set(), id="evaluation.threshold"),
         pytest.param(
             params(students__fractions=[0.3, 0.25, 0.2]), {"train_students": 1, "students": 1} | REST,
@@ -180,7 +182,7 @@ def test_what_is_removed_is_no_longer_shown(clone: Clone):
 def test_an_older_version_with_an_older_timestamp(clone: Clone):
     """Of an input: what is made from it is made anew. Of a result: that result is."""
     claims, runs = clone.root / "data/paper/claims.yaml", clone.root / "results/runs.csv"
-    for path, jobs in ((claims, {"claims": 1}), (runs, REST)):
+    for path, jobs in ((claims, VERDICTS), (runs, REST)):
         whole = path.read_text()
         path.write_text(whole.replace("add", "ADD", 1))
         os.utime(path, (1e9, 1e9))

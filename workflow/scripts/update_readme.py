@@ -28,7 +28,7 @@ def jobs_table() -> str:
     total = counts.pop("total")
     long = {name: counts[name] for name in ("generate_datasets", *(f"train_{stage}" for stage in STAGES[1:]))}
     rows = {f"`{name}`": count for name, count in long.items()}
-    rows |= {"plan, layout, tables, figures, phase, readings, claims": total - sum(long.values()), "all": total}
+    rows |= {"plan, layout, tables, figures, phase, readings, claims, overview": total - sum(long.values()), "all": total}
     return markdown(pd.DataFrame({"rule": list(rows), "jobs": list(rows.values())}))
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD = """\
 # Written by workflow/scripts/write_dvc_yaml.py; change it there. `dvc repro` runs the same jobs as `snakemake`.
 """
-# The stages whose views a stage reads; figures and claims read the tables.
+# What a stage reads: the views of other stages, then files of the results.
 READS = {
     "datasets": (),
     "teachers": ("datasets",),
@@ -28,6 +28,11 @@ READS = {
     "joint": ("datasets", "teachers", "students"),
     "continual": ("datasets", "teachers"),
     "tables": STAGES[1:],
+    "figures": ("runs.csv", "curves.parquet"),
+    "phase": ("runs.csv",),
+    "readings": ("runs.csv", "curves.parquet"),
+    "claims": ("runs.csv", "curves.parquet"),
+    "overview": ("runs.csv", "claims.csv", "figures/phase.png"),
 }
 
 
@@ -58,7 +63,7 @@ def document(params: Params) -> dict:
     for name, targets in groups.items():
         paths = [path for target in targets for path in (*target.outputs, target.stamp)]
         measured = [path for path in paths if path.startswith(f"{results}/metrics/")]
-        read = [view[other] for other in READS[name]] if name in READS else [f"{results}/runs.csv", f"{results}/curves.parquet"]
+        read = [view.get(other, f"{results}/{other}") for other in READS[name]]
         stages[name] = stage(
             name,
             deps=[manifests[name], *read],
