@@ -22,7 +22,7 @@ STYLE = """
 .grok h2 {font-size: 1.2rem; margin: 2rem 0 .5rem; font-weight: 600}
 .grok p {margin: .5rem 0} .grok img {max-width: 100%; height: auto}
 .grok .bar {display: flex; height: .75rem; border-radius: .25rem; overflow: hidden; margin: .5rem 0}
-.grok .key span {margin-right: 1.25rem; white-space: nowrap}
+.grok .key > span {margin-right: 1.25rem; white-space: nowrap}
 .grok .verdict {font-weight: 600; white-space: nowrap}
 .grok article {border-left: .25rem solid; padding: 0 0 0 .75rem; margin: 1rem 0}
 .grok table {border-collapse: collapse; width: 100%; font-size: .875rem}

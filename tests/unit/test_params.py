@@ -50,11 +50,17 @@ def test_the_paper_scale_is_what_the_design_says(full):
     assert (params.joint.alpha, params.joint.position) == (1.0, "modulus")  # distilled only
 
 
-@pytest.mark.parametrize("overlay", ["quick", "readings", "readings-after"])
-def test_an_overlay_validates_and_writes_elsewhere(repository, overlay):
+@pytest.mark.parametrize(
+    ("overlay", "pair"),
+    [
+        *((name, (113, 107)) for name in ("quick", "readings", "readings-after", "readings-check")),
+        *((f"readings-check-{p1}-{p2}", (p1, p2)) for p1, p2 in ((107, 113), (113, 97))),
+    ],
+)
+def test_an_overlay_validates_and_writes_elsewhere(repository, overlay, pair):
     whole = validate(read([repository / "params.yaml"]))
     quick = validate(read([repository / "params.yaml", repository / f"config/{overlay}.yaml"]))
-    assert quick.pairs == ((113, 107),)  # the paper's primes
+    assert quick.pairs == (pair,)
     assert {run.config.seed for run in enumerate_runs(quick).runs} == set(quick.seeds)
     assert overlay == "quick" or min(quick.seeds) >= 100  # no claim is judged by them
     assert quick.model.numbers == whole.model.numbers

@@ -5,10 +5,11 @@ import shutil
 import pandas as pd
 from update_readme import ROOT, between, markdown
 
-from grokdistill.readings import cell_name, ranked_accuracy
+from grokdistill.readings import PARTS, cell_name, ranked_accuracy
+from grokdistill.summary import over_seeds
 
 KEPT = ROOT / "docs" / "readings"
-STUDIES = ("readings", "readings-after")
+STUDIES = ("readings", "readings-after", "readings-check", "readings-check-107-113", "readings-check-113-97")
 
 
 def comparison(found: pd.DataFrame) -> str:
@@ -24,12 +25,32 @@ def comparison(found: pd.DataFrame) -> str:
     return markdown(wide.fillna("").reset_index())
 
 
+def two_primes(found: pd.DataFrame) -> str:
+    """Readings of a stage that knows both primes, best first: final accuracies (medians), p1's also on parts of its pairs."""
+    shown = found.assign(
+        cell=found.apply(cell_name, axis=1).str.replace("\n", " "),
+        reading=found["reading"].str.replace(",", ", "),
+        steps=found["steps"].map("{:,}".format),
+        grokked=found["grokked"].astype(str) + " of " + found["n"].astype(str),
+        worse=found[["test_acc", "p1_acc"]].min(axis=1),
+    )
+    names = {"test_acc": "p2", "p1_acc": "p1"} | {name: name.removesuffix("_acc").replace("_", " ") for name in PARTS[2:]}
+    names = {name: label for name, label in names.items() if found[name].notna().any()}
+    shown[list(names)] = shown[list(names)].apply(lambda column: column.map("{:.2f}".format, na_action="ignore"))
+    columns = ["cell", "reading", "steps", "grokked", "t_grok", *names]
+    return markdown(shown.sort_values(["cell", "worse"], ascending=[True, False], kind="stable")[columns].rename(columns=names))
+
+
 def outcomes(runs: pd.DataFrame) -> str:
-    """Runs without a variant, a line each."""
-    shown = runs[runs["variant"] == ""][
-        ["stage", "name", "steps", "status", "t_mem", "t_grok", "final_test_acc", "norm_start", "norm_end"]
-    ]
-    return markdown(shown.round({"final_test_acc": 3, "norm_start": 1, "norm_end": 1}))
+    """What came of the default: a line per run, or per cell where there are several seeds."""
+    runs = runs[runs["variant"] == ""]
+    if runs["seed"].nunique() > 1:
+        return markdown(
+            over_seeds(runs.assign(cell=runs["name"].str.replace(r"-s\d+$", "", regex=True)), ["cell", "steps"]).round(3)
+        )
+    names = ["stage", "name", "steps", "status", "t_mem", "t_grok", "final_test_acc", "final_p1_acc", "norm_start", "norm_end"]
+    shown = runs[names].dropna(axis="columns", how="all")
+    return markdown(shown.round({"final_test_acc": 3, "final_p1_acc": 3, "norm_start": 1, "norm_end": 1}))
 
 
 def written(name: str) -> str:
@@ -39,7 +60,8 @@ def written(name: str) -> str:
     machine = ", ".join(sorted(costs["device"].unique()))
     text = [f"{len(costs)} runs, {costs['seconds'].sum() / 3600:.1f} hours of one thread ({machine}).\n"]
     found = pd.read_csv(results / "readings.csv", dtype={"t_grok": "Int64"})
-    text += [comparison(own) for _, own in found.groupby(["stage", "method"], sort=False)]
+    for (stage, _), own in found.groupby(["stage", "method"], sort=False):
+        text.append(two_primes(own) if stage in ("joint", "continual") else comparison(own))
     text.append(outcomes(runs.astype({"t_mem": "Int64", "t_grok": "Int64"}).fillna({"variant": ""})))
     shutil.copyfile(results / "readings.csv", KEPT / f"{name}.csv")
     shutil.copyfile(results / "figures" / "readings-curves.png", KEPT / f"{name}.png")
