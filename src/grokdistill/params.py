@@ -330,6 +330,9 @@ class Joint(Distillation):
     methods: tuple[Method, ...] = Field(("supervised", "distilled"), description="With labels only, or distilled only.")
     cells: tuple[JointCell, ...] = Field(description="Fractions of p1 and p2 (paper fig. 5: 35% of p1 with 35, 30, 25%).")
     alpha: Annotated[Float, Field(ge=0, le=1)] = Field(1.0, description="Share of the KL term (paper §5: KD only).")
+    temperature: Temperature = Field(
+        Temperature(reading="matched", value=4.4), description="How targets are softened: alike for both primes' teachers."
+    )
     position: Position = Field("modulus", description="Where outputs are distilled; both primes share the operator token.")
     batches: Literal["halves", "shuffled"] = Field(
         "halves", description="Half of each batch from each prime, or batches of the shuffled union (paper silent)."

@@ -28,7 +28,10 @@ TINY = {
         **{"operators": ["add", "sub"], "optimizers": ["adamw"], "fractions": [0.4]},
         **{"alpha": 0.9, "temperature": RELATIVE},
     },
-    "joint": {"operators": ["add"], "cells": [{"p1_fraction": 0.5, "fraction": 0.4}], "d_model": 24, "n_heads": 3, "d_mlp": 32},
+    "joint": {
+        **{"operators": ["add"], "cells": [{"p1_fraction": 0.5, "fraction": 0.4}], "temperature": RELATIVE},
+        **{"d_model": 24, "n_heads": 3, "d_mlp": 32},
+    },
     "continual": {"operators": ["add"], "fractions": [0.4], "steps": 6},
 }
 

@@ -1,8 +1,19 @@
 """Files that are generated from the library say what it says now."""
 
-import importlib.util
+import importlib
+import re
+
+import pytest
 
 from grokdistill.params import schema
+
+
+@pytest.fixture
+def script(repository, monkeypatch):
+    """Imports a script of the workflow by name."""
+    monkeypatch.syspath_prepend(repository / "workflow" / "scripts")
+    monkeypatch.chdir(repository)
+    return importlib.import_module
 
 
 def test_the_schema_for_editors_is_current(repository):
@@ -10,9 +21,32 @@ def test_the_schema_for_editors_is_current(repository):
     assert (repository / "workflow/schemas/params.schema.json").read_text(encoding="utf-8") == schema()
 
 
-def test_dvc_yaml_is_current(repository):
+def test_dvc_yaml_is_current(repository, script):
     """`python workflow/scripts/write_dvc_yaml.py` brings it up to date."""
-    spec = importlib.util.spec_from_file_location("write_dvc_yaml", repository / "workflow/scripts/write_dvc_yaml.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert (repository / "dvc.yaml").read_text(encoding="utf-8") == script.text()
+    assert (repository / "dvc.yaml").read_text(encoding="utf-8") == script("write_dvc_yaml").text()
+
+
+def test_the_order_of_the_grid_is_current(repository, script):
+    """`python workflow/scripts/grid_order.py` brings it up to date."""
+    assert (repository / "docs/grid-order.md").read_text(encoding="utf-8") == script("grid_order").text()
+
+
+def test_the_grid_in_order(script):
+    """Every training run once, parents first, the headline first, and every claim decided with one seed and with three."""
+    plan, hours, order = script("grid_order").grid()
+    runs = [key for step in order for key in step.runs]
+    assert sorted(runs) == sorted(key for key, entry in plan.entries.items() if entry["stage"] != "datasets") == sorted(hours)
+    place = {key: i for i, key in enumerate(runs)}
+    for key in runs:
+        assert all(place.get(parent, -1) < place[key] for parent in plan.entries[key]["parents"].values())
+    claims = set(
+        re.findall(r"^([a-z0-9-]+):$", (script("grid_order").ROOT / plan.params.paths.claims).read_text(), re.MULTILINE)
+    )
+    for seeds in (1, 3):
+        assert {step.claim for step in order if step.seeds == seeds} == claims
+    assert [step.claim for step in order[:2]] == ["distilled-20", "scratch-20-never"]
+    first = {plan.entries[key]["name"] for key in order[0].runs}
+    assert first == {
+        *(f"{op}-p113-f35-adamw-scratch-s0" for op in ("add", "sub")),
+        *(f"{op}-p113-p107-f20-{optimizer}-distilled-s0" for op in ("add", "sub") for optimizer in ("adam", "adamw")),
+    }

@@ -151,7 +151,7 @@ def test_configurations_say_what_the_design_says(full):
         taught = (config.alpha, config.temperature_reading, config.temperature, config.position)
         if config.method == "distilled":
             position = "operator" if config.stage == "students" and not run.variant else "modulus"
-            temperature = ("matched", 4.4) if config.stage == "students" else ("relative", 3.0)
+            temperature = ("matched", 4.4) if config.stage in ("students", "joint") else ("relative", 3.0)
             assert taught == (full[config.stage]["alpha"], *temperature, position)
         else:
             assert taught == (None,) * 4

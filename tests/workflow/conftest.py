@@ -33,7 +33,9 @@ baselines: {operators: [add], optimizers: [adamw], fractions: [0.3, 0.2]}
 students:
   {operators: [add], optimizers: [adamw], fractions: [0.3, 0.2], variants: [], alpha: 0.9,
    temperature: {reading: matched, value: 2.2}}
-joint: {operators: [add], cells: [{p1_fraction: 0.35, fraction: 0.2}], d_model: 16, n_heads: 2, d_mlp: 16}
+joint:
+  {operators: [add], cells: [{p1_fraction: 0.35, fraction: 0.2}], d_model: 16, n_heads: 2, d_mlp: 16,
+   temperature: {reading: relative, value: 3.0}}
 continual: {operators: [add], fractions: [0.2], steps: 20}
 figures: {dpi: 50}
 claims: {min_n: 1}

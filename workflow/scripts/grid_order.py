@@ -24,7 +24,7 @@ from grokdistill.data import train_size
 from grokdistill.params import read, validate
 from grokdistill.plan import Plan, write_plan
 from grokdistill.runs import enumerate_runs
-from grokdistill.store import read_record
+from grokdistill.store import DONE, read_record
 
 FIRST = ("distilled-20", "scratch-20-never")  # the headline
 SEEDS = (1, 3)  # per cell, one round after the other
@@ -85,36 +85,54 @@ def steps(plan: Plan, runs: pd.DataFrame, hours: dict[str, float]) -> Iterator[S
     yield Step("", len(plan.params.seeds), lacking(list(runs.index)))
 
 
-def main() -> None:
+class Grid(NamedTuple):
+    """The study of params.yaml, what each training run costs in hours of one thread, and the order."""
+
+    plan: Plan
+    hours: dict[str, float]
+    order: list[Step]
+
+
+def grid() -> Grid:
+    """The paper's grid in order."""
     plan = Plan.load(write_plan(enumerate_runs(validate(read([ROOT / "params.yaml"])))))
     trained = [plan.run(key) for key, entry in plan.entries.items() if entry["stage"] != "datasets"]
     runs = pd.DataFrame([summary.described(plan, run) for run in trained], index=[run.fingerprint for run in trained])
     rate = rates()
     hours = {run.fingerprint: work(run.config) * rate[run.stage, run.config.method] / 3600 for run in trained}
-    order = list(steps(plan, runs, hours))
-    if "--next" in sys.argv:
-        for step in order:
-            markers = {key: plan.store.folder(plan.entries[key]["stage"], key) / "done" for key in step.runs}
-            left = [path for key, path in markers.items() if not plan.store.complete(plan.entries[key]["stage"], key)]
-            if left:
-                print("\n".join(path.as_posix() for path in left))
-                print(f"{step.claim or 'the rest'}, {step.seeds} seeds: {len(left)} runs", file=sys.stderr)
-                return
-        return
+    return Grid(plan, hours, list(steps(plan, runs, hours)))
+
+
+def text() -> str:
+    """docs/grid-order.md with its table; claims that need no further run stand with the step before which they are decided."""
+    _, hours, order = grid()
     rows, total, decided = [], 0.0, []
     for step in order:
         decided.append(f"`{step.claim}`" if step.claim else "the other seeds")
-        if not step.runs:
-            continue
-        cost = sum(hours[key] for key in step.runs)
-        total += cost
-        seeds = {1: "first", 3: "first three"}.get(step.seeds, "all")
-        rows.append([seeds, ", ".join(decided), len(step.runs), f"{cost:.1f}", f"{total:.1f}"])
-        decided = []
+        if step.runs:
+            cost = sum(hours[key] for key in step.runs)
+            total += cost
+            rows.append([step.seeds, ", ".join(decided), len(step.runs), f"{cost:.1f}", f"{total:.1f}"])
+            decided = []
     table = pd.DataFrame(rows, columns=["seeds", "decides", "runs", "hours", "hours so far"])
-    text = between(PAGE.read_text(encoding="utf-8"), "params.yaml and data/paper/claims.yaml", markdown(table), "make readme")
-    PAGE.write_text(text, encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    return between(page, "params.yaml and data/paper/claims.yaml", markdown(table), "make readme")
+
+
+def show_next() -> None:
+    """Print the markers of the first step that is not finished; nothing where all are."""
+    plan, _, order = grid()
+    for step in order:
+        folders = {key: plan.store.folder(plan.entries[key]["stage"], key) for key in step.runs}
+        left = [folder / DONE for key, folder in folders.items() if not plan.store.complete(plan.entries[key]["stage"], key)]
+        if left:
+            print("\n".join(path.as_posix() for path in left))
+            print(f"== {step.claim or 'the rest'}, {step.seeds} seed(s): {len(left)} runs", file=sys.stderr)
+            return
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--next"]:
+        show_next()
+    else:
+        PAGE.write_text(text(), encoding="utf-8")
