@@ -66,7 +66,7 @@ def page(verdicts: pd.DataFrame, claims: Sequence[Claim], runs: pd.DataFrame, pa
         "<h2>How much data grokking takes</h2>",
         f'<p><img alt="phase diagram" src="data:image/png;base64,{base64.b64encode(picture).decode()}"></p>',
         "<p>The share of seeds that grok p2 against the share of its pairs that they were shown, from scratch and distilled, "
-        "with 95% Wilson intervals; bars below: the critical threshold. The numbers are in <code>phase.csv</code>.</p>",
+        "with 95% Wilson intervals; bars below: the critical threshold. The numbers are in phase.csv.</p>",
         "<h2>Every claim</h2>",
         '<table class="claims"><thead><tr><th>the paper</th><th>verdict</th><th>measured</th><th>n</th></tr></thead><tbody>',
         *(_row(row, by_run[row["claim"]]) for row in rows),
