@@ -5,7 +5,7 @@
 
 A step is a claim, and its runs are those that the claim still lacks, with all that they are made from. First come the claims
 that the paper is about, then always the one that takes least; first with one seed, then with the three that a verdict needs, at
-last all the rest. Costs are seconds per example, stage and method, from the records of `config/readings-after.yaml`.
+last all the rest. Costs are seconds per example and stage, from the records of `config/readings-after.yaml`.
 """
 
 import sys
@@ -46,14 +46,14 @@ def work(config: RunConfig) -> float:
     return config.steps * min(config.batch_size, examples / batches_per_epoch(examples, config.batch_size, "keep"))
 
 
-def rates() -> dict[tuple[str, str], float]:
-    """Seconds of one thread per example, by stage and method: medians over the records of the readings."""
-    found: dict[tuple[str, str], list[float]] = {}
+def rates() -> dict[str, float]:
+    """Seconds of one thread per example, by stage: medians over the records of the readings."""
+    found: dict[str, list[float]] = {}
     for path in sorted((ROOT / "results-readings-after" / "records").glob("*/*.json")):
         record = read_record(path)
         config = RunConfig.model_validate(record["config"])
-        found.setdefault((config.stage, config.method), []).append(record["execution"]["seconds"] / work(config))
-    return {key: median(values) for key, values in found.items()}
+        found.setdefault(config.stage, []).append(record["execution"]["seconds"] / work(config))
+    return {stage: median(values) for stage, values in found.items()}
 
 
 def steps(plan: Plan, runs: pd.DataFrame, hours: dict[str, float]) -> Iterator[Step]:
@@ -99,7 +99,7 @@ def grid() -> Grid:
     trained = [plan.run(key) for key, entry in plan.entries.items() if entry["stage"] != "datasets"]
     runs = pd.DataFrame([summary.described(plan, run) for run in trained], index=[run.fingerprint for run in trained])
     rate = rates()
-    hours = {run.fingerprint: work(run.config) * rate[run.stage, run.config.method] / 3600 for run in trained}
+    hours = {run.fingerprint: work(run.config) * rate[run.stage] / 3600 for run in trained}
     return Grid(plan, hours, list(steps(plan, runs, hours)))
 
 

@@ -56,7 +56,7 @@ def outcomes(runs: pd.DataFrame) -> str:
 def written(name: str) -> str:
     """What a study's results say, as Markdown."""
     results = ROOT / f"results-{name}"
-    costs, runs = (pd.read_csv(results / f"{table}.csv") for table in ("costs", "runs"))
+    costs, runs = (pd.read_csv(results / f"{table}.csv", dtype={"variant": str}) for table in ("costs", "runs"))
     machine = ", ".join(sorted(costs["device"].unique()))
     text = [f"{len(costs)} runs, {costs['seconds'].sum() / 3600:.1f} hours of one thread ({machine}).\n"]
     found = pd.read_csv(results / "readings.csv", dtype={"t_grok": "Int64"})
