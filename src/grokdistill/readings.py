@@ -100,7 +100,8 @@ def _lines(ax: Axes, cell: pd.DataFrame, curves: Curves) -> None:
         look = {"color": style.BLACK, "linestyle": style.DASHED} if run.reading == DEFAULT else {"color": palette[run.reading]}
         ax.plot(curve["step"], judged(curve, run.stage), label=run.reading.replace(",", ", "), linewidth=1, **look)
     first = cell.iloc[0]
-    ax.set(title=cell_name(first).replace("\n", ", "), xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
+    title = f"{first['stage']}: " + cell_name(first).replace("\n", ", ")
+    ax.set(title=title, xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
     named = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     order = [name.replace(",", ", ") for name in ranked.index]
     ax.legend(*zip(*((named[name], name) for name in order if name in named)), fontsize=5.5, loc="best")
