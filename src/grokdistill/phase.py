@@ -92,6 +92,8 @@ def draw(runs: pd.DataFrame, pair: tuple[int, int], folder: Path, dpi: int) -> F
                 _curve(ax, method, shares[own], thresholds[found], -0.1 - 0.09 * place)
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
+        fractions = sorted(shares["fraction"].unique())
+        axes[0].set_xticks(fractions, [f"{100 * fraction:g}%" for fraction in fractions])  # of all panels
         p1, p2 = pair
         figure.supxlabel(f"training fraction of p2 = {p2} (p1 = {p1}); bars below: critical threshold, 95%", fontsize=8)
         figure.supylabel("share of seeds that grok", fontsize=8)
@@ -126,7 +128,6 @@ def _curve(ax: Axes, method: str, shares: pd.DataFrame, found: pd.DataFrame, hei
         if np.isfinite(row.threshold):
             ax.plot(row.threshold, height, "|", color=color, markersize=9, markeredgewidth=1.6)
     ax.set(ylim=(-0.26, 1.05), yticks=[0, 0.5, 1])
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 
 def _span(values: pd.Series) -> str:
