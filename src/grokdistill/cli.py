@@ -415,13 +415,13 @@ def _show(options: argparse.Namespace) -> None:
     from grokdistill import claims
     from grokdistill.files import DamagedFile
     from grokdistill.publish import read_runs
-    from grokdistill.summary import over_seeds
+    from grokdistill.summary import cell_of, over_seeds
 
     runs = read_runs(options.results)
     columns = ["stage", "name", "status", "t_mem", "t_grok", "final_test_acc", "final_p1_acc", "norm_start", "norm_end"]
     table = runs[columns].astype({"t_mem": "Int64", "t_grok": "Int64"})
     if len(runs) > SHOWN:
-        table = over_seeds(runs.assign(cell=runs["name"].str.replace(r"-s\d+$", "", regex=True)), ["stage", "cell"])
+        table = over_seeds(runs.assign(cell=cell_of(runs["name"])), ["stage", "cell"])
     shown = table.head(SHOWN).astype(object)
     print(shown.where(shown.notna(), "").to_string(index=False, float_format="{:.3f}".format))
     if len(runs) > SHOWN:
@@ -436,8 +436,9 @@ def _show(options: argparse.Namespace) -> None:
     rest = frame[frame["verdict"] == "not run"]["claim"]
     text = f"not run, since their runs are not part of this study ({len(rest)} claims; {path} says what each needs): "
     print("\n" + textwrap.fill(text + ", ".join(rest), 118, break_on_hyphens=False))
-    report = options.results / "report.html"
-    print(f"\nfigures: {options.results / 'figures'}\nreport:  {report if report.is_file() else 'not made yet (make report)'}")
+    first, report = (options.results / name for name in ("overview.html", "report.html"))
+    print(f"\nfirst page: {first}\nfigures:    {options.results / 'figures'}")
+    print(f"report:     {report if report.is_file() else 'not made yet (make report)'}")
 
 
 def _compare(options: argparse.Namespace) -> None:

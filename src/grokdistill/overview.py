@@ -50,7 +50,7 @@ def page(verdicts: pd.DataFrame, claims: Sequence[Claim], runs: pd.DataFrame, pa
         picture: the phase diagram as PNG.
     """
     rows = verdicts.to_dict("records")
-    by_run = dict(zip((row["claim"] for row in rows), (runs[needed(claim, runs, pair)] for claim in claims)))
+    by_run = dict(zip((row["claim"] for row in rows), (runs[needed(claim, runs, pair)] for claim in claims), strict=True))
     seeds = runs["seed"].nunique()
     parts = [
         f"<h1>{len(rows)} claims of the paper, judged by {len(runs):,} training runs</h1>",

@@ -122,6 +122,11 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(WHOLE, "Int64"))
 
 
+def cell_of(names: pd.Series) -> pd.Series:
+    """Runs' names without their seed."""
+    return names.str.replace(r"-s\d+$", "", regex=True)
+
+
 def over_seeds(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """The table of runs by cell, one row per combination of the columns `by`.
 

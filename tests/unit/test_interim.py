@@ -5,6 +5,8 @@ import shutil
 import pandas as pd
 import pytest
 
+from grokdistill.plan import Plan
+
 STAGES = ("teachers", "baselines", "students", "joint", "continual")
 
 
@@ -30,6 +32,10 @@ def test_finished_runs_are_shown_and_no_others(begun, finished, capsys):
         assert shown == set(runs["name"]), kind
     for name in (*(f"figure-{number}.png" for number in range(1, 8)), "phase.pdf", "readings.png"):
         assert (begun.results / "figures" / name).stat().st_size > 1000
+    for stage in ("teachers", "baselines"):
+        first, second = ((made.results / "metrics" / f"{stage}.json").read_bytes() for made in (begun, finished))
+        assert first == second, stage
+    assert f"judged by {there.sum()} training runs" in (begun.results / "overview.html").read_text()
     claims = pd.read_csv(begun.results / "claims.csv")
     assert "not run" in set(claims["verdict"])
     assert f"{there.sum()} of {len(whole)} runs are finished" in capsys.readouterr().out
@@ -57,6 +63,17 @@ def test_what_git_keeps_of_it_is_enough_to_go_on(begun, study, tiny, finished):
     assert [path.stat().st_mtime_ns for path in baselines] == before
     clone.finish()
     assert (clone.results / "runs.csv").read_bytes() == (finished.results / "runs.csv").read_bytes()
+
+
+def test_a_run_whose_teacher_is_not_there_is_left_out(begun):
+    """Its row could not name the teacher."""
+    teacher = next(key for key in begun.of("teachers") if begun.entries[key]["name"].startswith("add"))
+    (begun.stored(teacher) / "record.json").unlink()
+    with begun.inside():
+        there = Plan.load(begun.plan).so_far().entries
+    taught = [key for key in begun.of("students") if teacher in begun.entries[key]["parents"].values()]
+    assert taught and teacher not in there and not there.keys() & set(taught)
+    assert set(begun.of("baselines")) <= there.keys()
 
 
 def test_a_study_that_has_not_begun(study, tiny, capsys):

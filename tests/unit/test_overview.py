@@ -76,6 +76,9 @@ def test_every_claim_with_its_verdict_and_its_runs():
         linked = re.findall('href="(.*?)"', text)
         own = RUNS[(RUNS["fraction"] == fraction) & (RUNS["variant"] == "")]
         assert linked == [f"curves/students/{name}.csv" for name in own["name"]]
+        told = re.findall("</a></td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", text)
+        expected = [("grokked", "1200", "0.980", "15000"), ("censored", "", "0.980", "15000")]
+        assert told == [expected[status != "grokked"] for status in own["status"]]
 
 
 def test_nothing_of_the_paper_becomes_markup():

@@ -92,3 +92,5 @@ def test_the_picture_shows_shares_with_their_intervals_and_thresholds_below(tmp_
     below = [line for line in ax.lines if max(line.get_ydata()) < 0]
     assert len({line.get_ydata()[0] for line in below}) == 2  # a height per method
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["scratch, n = 5", "distilled, n = 5"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["20%", "25%", "30%"]
+    assert np.allclose(ax.get_xticks(), [0.2, 0.25, 0.3])

@@ -93,6 +93,8 @@ def test_f_m_is_judged_by_the_prime_it_knows_less_well(tmp_path):
     both = pd.DataFrame({"step": [0, 9], "test_acc": [0.0, 0.8], "p1_acc": [0.0, 0.3]})
     figure = readings.draw_curves(runs, lambda stage, name: both, tmp_path / "curves.png", 50)
     assert all(line.get_ydata().tolist() == [0.0, 0.3] for line in figure.axes[0].lines)
+    title = "".join(figure.axes[0].get_title(loc=side) for side in ("left", "center"))
+    assert title.startswith("joint: ") and title.endswith("35%+20%")
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["alpha=0.5", "default", "alpha=0.7"]
 
 

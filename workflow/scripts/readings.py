@@ -5,35 +5,40 @@ import shutil
 import pandas as pd
 from update_readme import ROOT, between, markdown
 
+from grokdistill.figures import covered_share, same_answer_share
 from grokdistill.readings import PARTS, cell_name, ranked_accuracy
-from grokdistill.summary import over_seeds
+from grokdistill.summary import cell_of, over_seeds
 
 KEPT = ROOT / "docs" / "readings"
-STUDIES = ("readings", "readings-after", "readings-check", "readings-check-107-113", "readings-check-113-97")
+STUDIES = sorted(path.stem for path in (ROOT / "config").glob("readings*.yaml"))
+
+
+def worded(found: pd.DataFrame) -> pd.DataFrame:
+    """The table of readings with its cells, readings and lengths as texts, and the accuracy that a reading is ranked by."""
+    return found.assign(
+        cell=found.apply(cell_name, axis=1).str.replace("\n", " "),
+        reading=found["reading"].str.replace(",", ", "),
+        steps=found["steps"].map("{:,}".format),
+        grokked=found["grokked"].astype(str) + " of " + found["n"].astype(str),
+        accuracy=ranked_accuracy(found, "test_acc", "p1_acc"),
+    )
 
 
 def comparison(found: pd.DataFrame) -> str:
     """A study's readings, best first, a column per cell: median final accuracy, seeds that grokked, median step at which."""
-    accuracy = ranked_accuracy(found, "test_acc", "p1_acc")
-    text = accuracy.map("{:.2f}".format) + "; " + found["grokked"].astype(str) + " of " + found["n"].astype(str)
-    text += found["t_grok"].map("; {:,}".format, na_action="ignore").fillna("")
-    cells = found.apply(cell_name, axis=1).str.replace("\n", " ")
-    steps = found["steps"].map("{:,}".format)
-    shown = found.assign(reading=found["reading"].str.replace(",", ", "), steps=steps, cell=cells, text=text, accuracy=accuracy)
+    shown = worded(found)
+    shown["text"] = shown["accuracy"].map("{:.2f}".format) + "; " + shown["grokked"]
+    shown["text"] += shown["t_grok"].map("; {:,}".format, na_action="ignore").fillna("")
     order = shown.groupby(["reading", "steps"])["accuracy"].mean().sort_values(ascending=False, kind="stable").index
-    wide = shown.pivot(index=["reading", "steps"], columns="cell", values="text").reindex(order)[list(dict.fromkeys(cells))]
+    wide = shown.pivot(index=["reading", "steps"], columns="cell", values="text").reindex(order)[
+        list(dict.fromkeys(shown["cell"]))
+    ]
     return markdown(wide.fillna("").reset_index())
 
 
 def two_primes(found: pd.DataFrame) -> str:
     """Readings of a stage that knows both primes, best first: final accuracies (medians), p1's also on parts of its pairs."""
-    shown = found.assign(
-        cell=found.apply(cell_name, axis=1).str.replace("\n", " "),
-        reading=found["reading"].str.replace(",", ", "),
-        steps=found["steps"].map("{:,}".format),
-        grokked=found["grokked"].astype(str) + " of " + found["n"].astype(str),
-        worse=found[["test_acc", "p1_acc"]].min(axis=1),
-    )
+    shown = worded(found).assign(worse=found[["test_acc", "p1_acc"]].min(axis=1))
     names = {"test_acc": "p2", "p1_acc": "p1"} | {name: name.removesuffix("_acc").replace("_", " ") for name in PARTS[2:]}
     names = {name: label for name, label in names.items() if found[name].notna().any()}
     shown[list(names)] = shown[list(names)].apply(lambda column: column.map("{:.2f}".format, na_action="ignore"))
@@ -45,12 +50,18 @@ def outcomes(runs: pd.DataFrame) -> str:
     """What came of the default: a line per run, or per cell where there are several seeds."""
     runs = runs[runs["variant"] == ""]
     if runs["seed"].nunique() > 1:
-        return markdown(
-            over_seeds(runs.assign(cell=runs["name"].str.replace(r"-s\d+$", "", regex=True)), ["cell", "steps"]).round(3)
-        )
+        return markdown(over_seeds(runs.assign(cell=cell_of(runs["name"])), ["cell", "steps"]).round(3))
     names = ["stage", "name", "steps", "status", "t_mem", "t_grok", "final_test_acc", "final_p1_acc", "norm_start", "norm_end"]
     shown = runs[names].dropna(axis="columns", how="all")
     return markdown(shown.round({"final_test_acc": 3, "final_p1_acc": 3, "norm_start": 1, "norm_end": 1}))
+
+
+def bounds(runs: pd.DataFrame) -> str:
+    """What a continual run's accuracy on p1 is to be held against, by counting pairs."""
+    p1, p2 = (int(value) for value in runs.loc[runs["stage"] == "continual", ["p1", "p2"]].iloc[0])
+    same = " and ".join(f"{same_answer_share(p1, p2, op):.4f} ({op})" for op in ("add", "sub"))
+    covered = f", and {covered_share(p1, p2):.3f} are pairs of {p2} too" if p2 < p1 else ""
+    return f"Of the pairs of {p1}, {same} have the same answer under {p2}{covered}.\n"
 
 
 def written(name: str) -> str:
@@ -60,6 +71,8 @@ def written(name: str) -> str:
     machine = ", ".join(sorted(costs["device"].unique()))
     text = [f"{len(costs)} runs, {costs['seconds'].sum() / 3600:.1f} hours of one thread ({machine}).\n"]
     found = pd.read_csv(results / "readings.csv", dtype={"t_grok": "Int64"})
+    if (runs["stage"] == "continual").any():
+        text.append(bounds(runs))
     for (stage, _), own in found.groupby(["stage", "method"], sort=False):
         text.append(two_primes(own) if stage in ("joint", "continual") else comparison(own))
     text.append(outcomes(runs.astype({"t_mem": "Int64", "t_grok": "Int64"}).fillna({"variant": ""})))
