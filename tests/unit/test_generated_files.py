@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +52,28 @@ def test_the_grid_in_order(script):
         *(f"{op}-p113-f35-adamw-scratch-s0" for op in ("add", "sub")),
         *(f"{op}-p113-p107-f20-{optimizer}-distilled-s0" for op in ("add", "sub") for optimizer in ("adam", "adamw")),
     }
+
+
+def test_the_next_of_the_grid_is_what_is_missing_of_its_first_unfinished_step(
+    repository, script, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(repository / "data" / "paper", tmp_path / "data" / "paper")
+    monkeypatch.chdir(tmp_path)
+    module = script("grid_order")
+    plan, _, (first, second, *_) = module.grid()
+
+    def finish(keys):
+        for key in keys:
+            record = plan.store.folder(plan.entries[key]["stage"], key) / "record.json"
+            record.parent.mkdir(parents=True)
+            record.touch()
+
+    def shown():
+        module.show_next()
+        return [Path(line).parts[-2] for line in capsys.readouterr().out.splitlines()]
+
+    assert shown() == first.runs
+    finish(first.runs[:2])
+    assert shown() == first.runs[2:]
+    finish(first.runs[2:])
+    assert shown() == second.runs

@@ -76,6 +76,19 @@ def test_a_run_whose_teacher_is_not_there_is_left_out(begun):
     assert set(begun.of("baselines")) <= there.keys()
 
 
+def test_a_damaged_record_is_named_and_not_written_over(begun, study, tiny, capsys):
+    assert begun.command("interim", begun.plan) == 0
+    clone = study(tiny)
+    for kind in ("records", "curves"):
+        shutil.copytree(begun.results / kind, clone.results / kind)
+    curve = next((clone.results / "curves" / "baselines").iterdir())
+    curve.write_text("step\n")
+    assert clone.command("interim", clone.plan) == 1
+    assert str(curve.relative_to(clone.folder)) in capsys.readouterr().err
+    assert curve.read_text() == "step\n"
+    assert not (clone.results / "runs.csv").exists()
+
+
 def test_a_study_that_has_not_begun(study, tiny, capsys):
     made = study(tiny)
     assert made.command("interim", made.plan) == 1

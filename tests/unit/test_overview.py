@@ -81,6 +81,12 @@ def test_every_claim_with_its_verdict_and_its_runs():
         assert told == [expected[status != "grokked"] for status in own["status"]]
 
 
+def test_the_head_says_what_was_run():
+    assert f"<h1>5 claims of the paper, judged by {len(RUNS)} training runs</h1>\n<p>p1 = 113, p2 = 107, 2 seeds." in page(
+        MIXED
+    )
+
+
 def test_nothing_of_the_paper_becomes_markup():
     assert "<holds>" not in page(MIXED)
 

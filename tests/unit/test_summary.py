@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from grokdistill.params import Evaluation
-from grokdistill.summary import COLUMNS, _cell_metrics, measure, over_seeds, table
+from grokdistill.summary import COLUMNS, _cell_metrics, cell_of, measure, over_seeds, table
 
 EVALUATION = Evaluation(every=100, threshold=0.9, hold=200, memorized=0.99)
 DOCUMENTED = [
@@ -141,3 +141,8 @@ def test_cells_count_censored_seeds_as_longest():
     assert found["grokked"].tolist() == [2, 1]
     assert found["t_grok"].tolist() == [300, pd.NA]
     assert found["test_acc"].tolist() == pytest.approx([1.0, 0.55])
+
+
+def test_a_cell_is_a_name_without_its_seed():
+    names = pd.Series(["add-p113-f35-adamw-scratch-s12", "sub-p7-p5-f40-adam-distilled-steps_9-s0"])
+    assert cell_of(names).tolist() == ["add-p113-f35-adamw-scratch", "sub-p7-p5-f40-adam-distilled-steps_9"]
