@@ -4,8 +4,9 @@
     python workflow/scripts/grid_order.py --next    prints what `snakemake -- ...` is to make next; `make grid` goes on so
 
 A step is a claim, and its runs are those that the claim still lacks, with all that they are made from. First come the claims
-that the paper is about, then always the one that takes least; first with one seed, then with the three that a verdict needs, at
-last all the rest. Costs are seconds per example and stage, from the records of `config/readings-after.yaml`.
+that the paper is about, with the seeds that a verdict needs; then always the one that takes least, first with one seed, then
+with as many as it needs, at last all the rest. Costs are seconds per example and stage, from the records of
+`config/readings-after.yaml`.
 """
 
 import sys
@@ -26,8 +27,7 @@ from grokdistill.plan import Plan, write_plan
 from grokdistill.runs import enumerate_runs
 from grokdistill.store import DONE, read_record
 
-FIRST = ("distilled-20", "scratch-20-never")  # the headline
-SEEDS = (1, 3)  # per cell, one round after the other
+HEADLINE = ("distilled-20", "scratch-20-never")
 PAGE = ROOT / "docs" / "grid-order.md"
 
 
@@ -71,17 +71,27 @@ def steps(plan: Plan, runs: pd.DataFrame, hours: dict[str, float]) -> Iterator[S
                     found[one] = None
         return list(found)
 
-    for seeds in SEEDS:
-        own = runs["seed"].isin(plan.params.seeds[:seeds])
-        open_claims = list(claims)
-        while open_claims:
-            wanted = {name: lacking(list(runs.index[asked[name] & own])) for name in open_claims}
-            cost = {name: sum(hours[key] for key in keys) for name, keys in wanted.items()}
-            first = [name for name in FIRST if name in open_claims]
-            name = first[0] if first else min(open_claims, key=cost.__getitem__)
-            open_claims.remove(name)
-            done.update(wanted[name])
-            yield Step(name, seeds, wanted[name])
+    def wanted(name: str, seeds: int) -> list[str]:
+        return lacking(list(runs.index[asked[name] & runs["seed"].isin(plan.params.seeds[:seeds])]))
+
+    enough = {name: claim.min_n for name, claim in claims.items()}
+
+    def take(name: str, seeds: int) -> Step:
+        found = wanted(name, seeds)
+        done.update(found)
+        return Step(name, seeds if wanted(name, enough[name]) else enough[name], found)
+
+    yield from (take(name, enough[name]) for name in HEADLINE)
+    settled = set(HEADLINE)
+    for most in (1, max(enough.values())):
+        left = [name for name in claims if name not in settled]
+        while left:
+            name = min(left, key=lambda name: sum(hours[key] for key in wanted(name, min(most, enough[name]))))
+            left.remove(name)
+            step = take(name, min(most, enough[name]))
+            if step.seeds == enough[name]:
+                settled.add(name)
+            yield step
     yield Step("", len(plan.params.seeds), lacking(list(runs.index)))
 
 
@@ -104,16 +114,17 @@ def grid() -> Grid:
 
 
 def text() -> str:
-    """docs/grid-order.md with its table; claims that need no further run stand with the step before which they are decided."""
+    """docs/grid-order.md with its table; claims that need no further run stand with the step that decides them."""
     _, hours, order = grid()
-    rows, total, decided = [], 0.0, []
+    rows, total = [], 0.0
     for step in order:
-        decided.append(f"`{step.claim}`" if step.claim else "the other seeds")
+        name = f"`{step.claim}`" if step.claim else "the other seeds"
         if step.runs:
             cost = sum(hours[key] for key in step.runs)
             total += cost
-            rows.append([step.seeds, ", ".join(decided), len(step.runs), f"{cost:.1f}", f"{total:.1f}"])
-            decided = []
+            rows.append([step.seeds, name, len(step.runs), f"{cost:.1f}", f"{total:.1f}"])
+        else:
+            rows[-1][1] += f", {name}"
     table = pd.DataFrame(rows, columns=["seeds", "decides", "runs", "hours", "hours so far"])
     page = PAGE.read_text(encoding="utf-8")
     return between(page, "params.yaml and data/paper/claims.yaml", markdown(table), "make readme")
