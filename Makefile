@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 IN := . $(VENV)/bin/activate &&
 QUICK := --configfile config/quick.yaml
 
-.PHONY: help setup demo report record restore readings grid readme test test-faults bench lint format clean
+.PHONY: help setup demo report record restore readings grid interim readme test test-faults bench lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,7 +41,10 @@ readings: $(READY) ## the ablation of what the paper leaves open (hours, where i
 grid: $(READY) ## the paper's grid on a CPU, run by run in the order of docs/grid-order.md; break it off when you like
 	$(IN) export OMP_NUM_THREADS=1; run="snakemake --cores 2 --resources gpu=2"; \
 	while next=$$(python workflow/scripts/grid_order.py --next) && test -n "$$next"; do \
-		$$run -- $$next && python -m grokdistill interim $$(python -m grokdistill plan params.yaml) || exit; done; $$run
+		$$run -- $$next && $(MAKE) interim || exit; done; $$run
+
+interim: $(READY) ## tables, figures and verdicts of the runs that are there, also in a fresh clone: nothing is trained
+	$(IN) python -m grokdistill interim $$(python -m grokdistill plan params.yaml)
 
 readme: $(READY) ## write job counts, what the demo made, and benchmarks into README and docs
 	$(IN) python workflow/scripts/update_readme.py

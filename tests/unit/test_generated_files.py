@@ -33,6 +33,13 @@ def test_the_order_of_the_grid_is_current(repository, script):
     assert (repository / "docs/grid-order.md").read_text(encoding="utf-8") == script("grid_order").text()
 
 
+def test_the_readme_tells_what_the_grid_made(repository, script):
+    """`make readme` brings it up to date, from results/ as git has it."""
+    module = script("update_readme")
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    assert text == module.between(text, "results/", module.grid(repository / "results"))
+
+
 def test_the_grid_in_order(repository, script):
     """Every training run once, parents first, the headline first; every claim with the seeds that its verdict needs."""
     plan, hours, order = script("grid_order").grid()

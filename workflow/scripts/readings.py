@@ -28,7 +28,7 @@ def comparison(found: pd.DataFrame) -> str:
     """A study's readings, best first, a column per cell: median final accuracy, seeds that grokked, median step at which."""
     shown = worded(found)
     shown["text"] = shown["accuracy"].map("{:.2f}".format) + "; " + shown["grokked"]
-    shown["text"] += shown["t_grok"].map("; {:,}".format, na_action="ignore").fillna("")
+    shown["text"] += shown["t_grok"].astype(object).map("; {:,}".format, na_action="ignore").fillna("")
     order = shown.groupby(["reading", "steps"])["accuracy"].mean().sort_values(ascending=False, kind="stable").index
     wide = shown.pivot(index=["reading", "steps"], columns="cell", values="text").reindex(order)[
         list(dict.fromkeys(shown["cell"]))

@@ -1,4 +1,5 @@
-"""Write job counts, what the demo made, and benchmarks into README and docs/scaling.md: `make readme`, after `make demo`."""
+"""Write job counts, what the grid and the demo made, and benchmarks into README and docs/scaling.md: `make readme`, after
+`make demo`."""
 
 import json
 import re
@@ -9,6 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from grokdistill.config import STAGES
+from grokdistill.params import read, validate
+from grokdistill.runs import enumerate_runs
+from grokdistill.summary import over_seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,12 +44,47 @@ def runs_table(path: Path) -> str:
     return markdown(runs[["stage", "name", "status", "t_mem", "t_grok", "final_test_acc", "final_p1_acc"]])
 
 
-def claims_table(path: Path) -> str:
-    """Claims that were judged, as a Markdown table, and how many were not run."""
+def claims_table(path: Path, rest: str) -> str:
+    """Claims that were judged, as a Markdown table, and how many were not, with `rest` said of them."""
     claims = pd.read_csv(path, keep_default_na=False)
     judged = claims[claims["verdict"] != "not run"]
-    rest = f"{len(claims) - len(judged)} further claims need runs that the demo does not make."
-    return markdown(judged[["claim", "statement", "measured", "n", "verdict"]]) + f"\n{rest}\n"
+    left = len(claims) - len(judged)
+    return markdown(judged[["claim", "statement", "measured", "n", "verdict"]]) + (
+        f"\n{left} further claims {rest}.\n" if left else ""
+    )
+
+
+def headline(results: Path, pair: tuple[int, int]) -> str:
+    """What the paper is about, at 20% of the data: a row per operator, optimizer and method, over the seeds."""
+    runs = pd.read_csv(results / "runs.csv")
+    asked = runs["stage"].isin(["baselines", "students"]) & runs["variant"].isna() & (runs["fraction"] == 0.2)
+    by = ["op", "optimizer", "method"]
+    cells = over_seeds(runs[asked & (runs["p1"] == pair[0]) & (runs["p2"] == pair[1])], by)
+    cells = cells.sort_values(by, ascending=[True, False, False])
+    cells["grok"] = [f"{grokked} of {n}" for grokked, n in zip(cells["grokked"], cells["n"])]
+    cells["final test accuracy"] = [
+        f"{row.test_acc:.3f} ({row.test_acc_min:.3f} to {row.test_acc_max:.3f})" for row in cells.itertuples()
+    ]
+    return markdown(cells[[*by, "grok", "t_grok", "final test accuracy"]])
+
+
+def grid(results: Path) -> str:
+    """What the paper's grid says, as far as it is trained."""
+    params = validate(read([ROOT / "params.yaml"]))
+    runs = sum(run.config.stage != "datasets" for run in enumerate_runs(params).runs)
+    claims = claims_table(results / "claims.csv", "need runs that are not finished ([docs/grid-order.md](docs/grid-order.md))")
+    return "\n".join([headline(results, params.primes.pair), claims, cost(results, runs)])
+
+
+def cost(results: Path, runs: int) -> str:
+    """How much of the grid is there, and what it took, by the runs' own records."""
+    costs = pd.read_csv(results / "costs.csv")
+    costs = costs[costs["stage"] != "datasets"]
+    hours = costs.groupby(["device", "threads"])["seconds"].sum() / 3600
+    took = " and ".join(
+        f"{each:.1f} hours of {threads} thread{'s' * (threads > 1)} of {device}" for (device, threads), each in hours.items()
+    )
+    return f"{len(costs)} of {runs} training runs are finished; they took {took}.\n"
 
 
 def speed(folder: Path) -> str:
@@ -91,7 +130,9 @@ if __name__ == "__main__":
         shutil.copyfile(ROOT / "results-quick" / name, demo / Path(name).name)
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    text = between(text, "results-quick/", runs_table(demo / "runs.csv") + "\n" + claims_table(demo / "claims.csv"))
+    made = runs_table(demo / "runs.csv") + "\n" + claims_table(demo / "claims.csv", "need runs that the demo does not make")
+    text = between(text, "results-quick/", made)
+    text = between(text, "results/", grid(ROOT / "results"))
     text = between(text, "snakemake -n --forceall", jobs_table())
     readme.write_text(between(text, "benchmarks/results/", speed(ROOT / "benchmarks" / "results")), encoding="utf-8")
     scaling = ROOT / "docs" / "scaling.md"
