@@ -283,7 +283,7 @@ class Teachers(Section):
     optimizers: tuple[Optimizer, ...] = Field(("adam", "adamw"), description="Optimizers (paper §3).")
     loss: Loss = Field("stablemax", description="Cross-entropy of every stage's labels (paper eq. 1 and 2).")
     min_accuracy: Annotated[Float, Field(ge=0, le=1)] = Field(
-        0.99, description="Test accuracy that a grokked teacher must have before it may teach."
+        0.999, description="Test accuracy, on its own p1 and at the end of its training, without which a teacher may not teach."
     )
     variants: tuple[Variant, ...] = Field((), description="Departures to run beside the defaults.")
 

@@ -48,10 +48,12 @@ def claims_table(path: Path, rest: str) -> str:
     """Claims that were judged, as a Markdown table, and how many were not, with `rest` said of them."""
     claims = pd.read_csv(path, keep_default_na=False)
     judged = claims[claims["verdict"] != "not run"]
-    left = len(claims) - len(judged)
-    return markdown(judged[["claim", "statement", "measured", "n", "verdict"]]) + (
-        f"\n{left} further claims {rest}.\n" if left else ""
-    )
+    parts = []
+    if len(judged):
+        parts.append(markdown(judged[["claim", "statement", "measured", "n", "verdict"]]))
+    if len(judged) < len(claims):
+        parts.append(f"{len(claims) - len(judged)} {'further ' * bool(parts)}claims {rest}.\n")
+    return "\n".join(parts)
 
 
 def headline(results: Path, pair: tuple[int, int]) -> str:
@@ -61,11 +63,11 @@ def headline(results: Path, pair: tuple[int, int]) -> str:
     by = ["op", "optimizer", "method"]
     cells = over_seeds(runs[asked & (runs["p1"] == pair[0]) & (runs["p2"] == pair[1])], by)
     cells = cells.sort_values(by, ascending=[True, False, False])
-    cells["grok"] = [f"{grokked} of {n}" for grokked, n in zip(cells["grokked"], cells["n"])]
+    cells["grokked"] = [f"{grokked} of {n}" for grokked, n in zip(cells["grokked"], cells["n"])]
     cells["final test accuracy"] = [
         f"{row.test_acc:.3f} ({row.test_acc_min:.3f} to {row.test_acc_max:.3f})" for row in cells.itertuples()
     ]
-    return markdown(cells[[*by, "grok", "t_grok", "final test accuracy"]])
+    return markdown(cells[[*by, "grokked", "t_grok", "final test accuracy"]])
 
 
 def grid(results: Path) -> str:
@@ -82,9 +84,9 @@ def cost(results: Path, runs: int) -> str:
     costs = costs[costs["stage"] != "datasets"]
     hours = costs.groupby(["device", "threads"])["seconds"].sum() / 3600
     took = " and ".join(
-        f"{each:.1f} hours of {threads} thread{'s' * (threads > 1)} of {device}" for (device, threads), each in hours.items()
+        f"{each:.1f} on {device} with {threads} thread{'s' * (threads > 1)}" for (device, threads), each in hours.items()
     )
-    return f"{len(costs)} of {runs} training runs are finished; they took {took}.\n"
+    return f"{len(costs)} of {runs} training runs are finished; run-hours by their records: {took}.\n"
 
 
 def speed(folder: Path) -> str:
