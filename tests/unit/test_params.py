@@ -53,7 +53,7 @@ def test_the_paper_scale_is_what_the_design_says(full):
 @pytest.mark.parametrize(
     ("overlay", "pair"),
     [
-        *((name, (113, 107)) for name in ("quick", "readings", "readings-after", "readings-check")),
+        *((name, (113, 107)) for name in ("quick", "readings", "readings-after", "readings-check", "readings-length")),
         *((f"readings-check-{p1}-{p2}", (p1, p2)) for p1, p2 in ((107, 113), (113, 97))),
     ],
 )
