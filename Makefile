@@ -5,6 +5,7 @@ PEERS := .venv-bench
 READY := $(VENV)/.ready
 IN := . $(VENV)/bin/activate &&
 QUICK := --configfile config/quick.yaml
+INTERIM := python -m grokdistill interim $$(python -m grokdistill plan params.yaml)
 
 .PHONY: help setup demo report record restore readings grid interim readme test test-faults bench lint format clean
 
@@ -41,10 +42,10 @@ readings: $(READY) ## the ablation of what the paper leaves open (hours, where i
 grid: $(READY) ## the paper's grid on a CPU, run by run in the order of docs/grid-order.md; break it off when you like
 	$(IN) export OMP_NUM_THREADS=1; run="snakemake --cores 2 --resources gpu=2"; \
 	while next=$$(python workflow/scripts/grid_order.py --next) && test -n "$$next"; do \
-		$$run -- $$next && $(MAKE) interim || exit; done; $$run
+		$$run -- $$next && $(INTERIM) || exit; done; $$run
 
 interim: $(READY) ## tables, figures and verdicts of the runs that are there, also in a fresh clone: nothing is trained
-	$(IN) python -m grokdistill interim $$(python -m grokdistill plan params.yaml)
+	$(IN) $(INTERIM)
 
 readme: $(READY) ## write job counts, what the demo made, and benchmarks into README and docs
 	$(IN) python workflow/scripts/update_readme.py
