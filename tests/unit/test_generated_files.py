@@ -47,16 +47,17 @@ def test_the_readme_tells_what_the_grid_made(repository, script):
 def test_what_the_readme_tells_of_a_grid(script, tmp_path):
     """The headline over seeds, of the main pair's default runs at 20% alone; claims that were judged; hours by machine."""
     rows = [
-        ("baselines", "", 113, 0.2, "scratch", 0, "censored", "", 0.1),
-        ("baselines", "", 113, 0.2, "scratch", 1, "grokked", 9000, 0.96),
-        ("baselines", "", 113, 0.2, "scratch", 2, "censored", "", 0.3),
-        ("students", "", 113, 0.2, "distilled", 0, "grokked", 1700, 1.0),
-        ("students", "alpha=0.5", 113, 0.2, "distilled", 0, "grokked", 5, 0.5),
-        ("students", "", 113, 0.25, "distilled", 0, "grokked", 6, 0.6),
-        ("students", "", 109, 0.2, "distilled", 0, "grokked", 7, 0.7),
+        ("baselines", "", 113, 107, 0.2, "scratch", 0, "censored", "", 0.1),
+        ("baselines", "", 113, 107, 0.2, "scratch", 1, "grokked", 9000, 0.96),
+        ("baselines", "", 113, 107, 0.2, "scratch", 2, "censored", "", 0.3),
+        ("students", "", 113, 107, 0.2, "distilled", 0, "grokked", 1700, 1.0),
+        ("students", "alpha=0.5", 113, 107, 0.2, "distilled", 0, "grokked", 5, 0.5),
+        ("students", "", 113, 107, 0.25, "distilled", 0, "grokked", 6, 0.6),
+        ("students", "", 109, 107, 0.2, "distilled", 0, "grokked", 7, 0.7),
+        ("students", "", 113, 97, 0.2, "distilled", 0, "grokked", 8, 0.8),
     ]
-    names = ["stage", "variant", "p1", "fraction", "method", "seed", "status", "t_grok", "final_test_acc"]
-    more = {"p2": 107, "op": "sub", "optimizer": "adam", "steps": 30000, "final_p1_acc": None}
+    names = ["stage", "variant", "p1", "p2", "fraction", "method", "seed", "status", "t_grok", "final_test_acc"]
+    more = {"op": "sub", "optimizer": "adam", "steps": 30000, "final_p1_acc": None}
     pd.DataFrame(rows, columns=names).assign(**more).to_csv(tmp_path / "runs.csv", index=False)
     verdicts = [("one", "it groks", "2/3", 3, "partly"), ("two", "it does not", "needs runs", 0, "not run")]
     pd.DataFrame(verdicts, columns=["claim", "statement", "measured", "n", "verdict"]).to_csv(
