@@ -2,7 +2,8 @@
 
 This engine against the textbook full-sequence PyTorch model (scaled_dot_product_attention) and, where it is installed,
 TransformerLens 2.x's HookedTransformer: the same sizes, batch, loss and optimizer (fused AdamW). Also the time that the
-machine's own matrix product needs for the same multiplications, and a distilled step against a plain one.
+machine's own matrix product needs for the same multiplications, and a distilled step against a plain one. With LayerNorm
+after each part, the default, and without. HookedTransformer has it only before each part and at the end.
 """
 
 from __future__ import annotations
@@ -62,9 +63,8 @@ def training(parameters: list, loss: Callable[[], torch.Tensor]) -> Step:
     return step
 
 
-def make_steps(batch: int) -> dict[str, Step]:
+def make_steps(shape: Shape, batch: int) -> dict[str, Step]:
     """The steps to compare."""
-    shape = Shape()
     start = initial_weights(shape, 0)
     a, b = (torch.randint(PRIME, (1, batch), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     labels = (a + b) % PRIME
@@ -113,7 +113,7 @@ def make_steps(batch: int) -> dict[str, Step]:
             d_mlp=h,
             n_ctx=4,
             act_fn="relu",
-            normalization_type=None,
+            normalization_type=None if shape.norm == "none" else "LN",
             d_vocab=len(shape.vocabulary),
             d_vocab_out=n,
             device="cpu",
@@ -123,14 +123,14 @@ def make_steps(batch: int) -> dict[str, Step]:
     return steps
 
 
-def evaluation_share(updates: int = 100) -> float:
+def evaluation_share(shape: Shape, updates: int = 100) -> float:
     """What an evaluation with all its measures takes of a teacher's run, where one follows every hundred updates (the paper's
     35% of p1, batches as they come)."""
     config = RunConfig(
         **{"stage": "teachers", "seed": 0, "op": "add", "p1": PRIME, "p1_fraction": 0.35, "method": "scratch"},
         **{"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.98, "warmup_steps": 10, "weight_decay": 1.0, "optimizer": "adamw"},
         **{"batch_size": 2048, "short_batch": "keep", "precision": "float32", "steps": updates, "eval_every": updates},
-        **{"loss": "stablemax"} | vars(Shape()),
+        **{"loss": "stablemax"} | vars(shape),
     )
     material = Material([config], [generate(PRIME, 0)], None, None, None, torch.device("cpu"))
     trainer = Trainer(teachers.experiment(material), torch.device("cpu"))
@@ -143,35 +143,37 @@ def evaluation_share(updates: int = 100) -> float:
     return times[1] / 5 / (times[0] + times[1] / 5)
 
 
-def measure(batch: int, rounds: int, threads: int) -> dict[str, object]:
+def measure(norm: str, batch: int, rounds: int, threads: int) -> dict[str, object]:
     """Medians and ratios with so many threads."""
     torch.set_num_threads(threads)
-    seconds = interleaved(make_steps(batch), rounds)
+    shape = Shape(norm=norm)
+    seconds = interleaved(make_steps(shape, batch), rounds)
     peers = {name: f"engine over {name}, steps per second" for name in ("textbook", "HookedTransformer") if name in seconds}
     ratios = {title: seconds[name] / seconds["engine"] for name, title in peers.items()}
     ratios["share of the matrix product rate"] = seconds["matrix products alone"] / seconds["engine"]
     ratios["a distilled step over a plain one"] = seconds["engine, distilled"] / seconds["engine"]
-    ratios["evaluation, share of a run's time"] = evaluation_share()
-    print(f"\nbatch {batch}, {threads} thread{'s' * (threads > 1)}, median of {IN_A_ROW * rounds}")
+    ratios["evaluation, share of a run's time"] = evaluation_share(shape)
+    print(f"\nLayerNorm {norm}, batch {batch}, {threads} thread{'s' * (threads > 1)}, median of {IN_A_ROW * rounds}")
     for name, value in seconds.items():
         print(f"  {name:44} {1000 * value:8.2f} ms")
     for name, value in ratios.items():
         print(f"  {name:44} {value:8.2f}")
     milliseconds = {name: 1000 * value for name, value in seconds.items()}
-    return {"threads": threads, "milliseconds": milliseconds, "ratios": ratios}
+    return {"norm": norm, "threads": threads, "milliseconds": milliseconds, "ratios": ratios}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=2048, help="examples per update (default: 2048, as the paper)")
     parser.add_argument("--rounds", type=int, default=15, help="turns of four updates each (default: 15)")
+    parser.add_argument("--norm", nargs="+", default=["after", "none"], help="LayerNorm (default: after, then none)")
     parser.add_argument("--threads", type=int, nargs="+", help="CPU threads (default: 1, then all)")
     options = parser.parse_args()
     keep_freed_memory()
     counts = options.threads or sorted(
         {1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
     )
-    found = [measure(options.batch, options.rounds, threads) for threads in counts]
+    found = [measure(norm, options.batch, options.rounds, threads) for norm in options.norm for threads in counts]
     save("step", {"about": about(batch=options.batch, updates=IN_A_ROW * options.rounds), "steps": found})
 
 

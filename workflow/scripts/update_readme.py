@@ -90,10 +90,11 @@ def cost(results: Path, runs: int) -> str:
 
 
 def speed(folder: Path) -> str:
-    """What an update costs, with one thread and with all, and what planning does."""
+    """What an update costs, with LayerNorm and without, with one thread and with all, and what planning does."""
     step, planning = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("step", "planning"))
     about, largest = step["about"], planning["seconds"][-1]
-    columns = [f"{found['threads']} thread{'s' * (found['threads'] > 1)}" for found in step["steps"]]
+    norms = {"after": "LayerNorm", "none": "no LayerNorm"}
+    columns = [f"{norms[found['norm']]}, {found['threads']} thread{'s' * (found['threads'] > 1)}" for found in step["steps"]]
     names = list(step["steps"][0]["milliseconds"])
     rows = [[f"{name}, ms" if name != "engine" else "**this engine**, ms"] for name in names]
     for row, name in zip(rows, names, strict=True):
