@@ -11,9 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from grokdistill import compare as comparing
 from grokdistill.cli import main
-from grokdistill.compare import Study, compare, compare_verdicts, read, report, table
+from grokdistill.compare import Comparison, Study, compare, compare_verdicts, draw, picture, read, report, table
 from grokdistill.files import DamagedFile
 from grokdistill.summary import COLUMNS
 
@@ -68,7 +67,7 @@ def study(tmp_path):
     return make
 
 
-def measured(found: comparing.Comparison, measure: str) -> pd.Series:
+def measured(found: Comparison, measure: str) -> pd.Series:
     """The one cell's row of a measure."""
     (result,) = table(found).query("measure == @measure").to_dict("records")
     return pd.Series(result)
@@ -255,7 +254,7 @@ def drawn(monkeypatch):
         found["panels"] = {ax.get_title(loc="left"): ax.lines for ax in figure.axes if ax.lines}
         found["note"] = " ".join(text.get_text() for text in figure.texts)
 
-    monkeypatch.setattr(comparing.Figure, "savefig", keep)
+    monkeypatch.setattr(picture.Figure, "savefig", keep)
     return found
 
 
@@ -263,7 +262,7 @@ def test_a_panel_has_a_dashed_line_for_a_and_a_solid_one_for_b_for_every_seed(tm
     a = write_study(tmp_path / "a", [row(0), row(1), row(2)])
     b = write_study(tmp_path / "b", [changed(0, alpha=0.5), changed(1, t_grok=500), row(3)], rise=500)
     found = compare(*(read(str(folder), with_curves=True) for folder in (a, b)))
-    comparing.draw(found, tmp_path / "curves.png")
+    draw(found, tmp_path / "curves.png")
     ((title, lines),) = drawn["panels"].items()
     assert "grokked 2 \N{RIGHTWARDS ARROW} 2 of 2" in title
     assert "alpha 0.9 \N{RIGHTWARDS ARROW} 0.5" in title
@@ -275,7 +274,7 @@ def test_the_picture_shows_the_largest_differences_and_says_how_many_it_leaves_o
     sizes = {f"alpha=0.{place}": place / 100 for place in range(10, 25)}
     a = write_study(tmp_path / "a", [row(variant=variant) for variant in sizes])
     b = write_study(tmp_path / "b", [changed(variant=v, final_test_acc=0.98 - size) for v, size in sizes.items()])
-    comparing.draw(compare(*(read(str(folder), with_curves=True) for folder in (a, b))), tmp_path / "curves.png")
+    draw(compare(*(read(str(folder), with_curves=True) for folder in (a, b))), tmp_path / "curves.png")
     assert [title.rpartition("=")[2] for title in drawn["panels"]] == [f"0.{place}" for place in range(24, 12, -1)]
     assert "15 changed cells, the 12 with the largest differences; 3 left out" in drawn["note"]
 
