@@ -8,6 +8,8 @@ cell, with one run per seed) and a predicate that each of its cells meets or doe
 - `not reproduced` when no cell holds, or an essential part has no cell that holds,
 - `partly` otherwise.
 
+Where every cell has runs, but too few of them, `measured` also says what they come to so far. That is no verdict.
+
 A predicate turns each run into a span, what is known of its number: (v, v) when measured, (15000, inf) for a step not
 reached in 15,000, (-inf, inf) for the number that a divergence took. Medians and bounds look at both ends, so that a
 censored run counts for what it shows and never becomes a number. To add a predicate, subclass `Predicate` or
@@ -480,6 +482,26 @@ def _verdict(parts: Mapping[str, Part], judged: Mapping[str, _Judged]) -> str:
     return "not reproduced" if hopeless or not any(any(cells) for cells in holds.values()) else "partly"
 
 
+def _judge_parts(
+    claim: Claim, runs: pd.DataFrame, curves: Curves, pairs: Mapping[str, Sequence[tuple[int, int]]], min_n: int
+) -> dict[str, _Judged]:
+    """Every part of a claim, by name."""
+    judged = {}
+    for name, part in claim.parts.items():
+        try:
+            judged[name] = _judge(part, runs, curves, pairs[str(part.where.get("pair", "main"))], min_n)
+        except ValueError as error:
+            raise ValueError(f"claim {claim.id!r}: part {name!r}: {error}") from error
+    return judged
+
+
+def _numbers(claim: Claim, judged: Mapping[str, _Judged]) -> tuple[list[str], list[str]]:
+    """What was measured, and the intervals, of every part with a cell that counts."""
+    counted = [(name, claim.parts[name].predicate, part.cells) for name, part in judged.items() if part.cells]
+    measured = [_measured(*each) for each in counted]
+    return measured, [predicate.interval([cell.spans for cell in cells]) for _, predicate, cells in counted]
+
+
 def _measured(name: str, predicate: Predicate, cells: Sequence[_Cell]) -> str:
     """A part's numbers, the cells in which it fails, and the runs that diverged."""
     text = f"{name}: {predicate.measured([cell.spans for cell in cells])}"
@@ -530,22 +552,21 @@ def evaluate(
     pairs = _pairs(runs, main_pair)
     rows = []
     for claim in claims:
-        seeds, judged, expected = claim.min_n if min_n is None else min_n, {}, []
-        for name, part in claim.parts.items():
-            try:
-                judged[name] = _judge(part, runs, curves, pairs[str(part.where.get("pair", "main"))], seeds)
-            except ValueError as error:
-                raise ValueError(f"claim {claim.id!r}: part {name!r}: {error}") from error
-            by = f", by step {part.steps}" if part.steps else ""
-            expected.append(f"{name}: {part.predicate.expected()}{by}")
+        seeds = claim.min_n if min_n is None else min_n
+        judged = _judge_parts(claim, runs, curves, pairs, seeds)
         verdict = _verdict(claim.parts, judged)
-        measured, intervals = [need for part in judged.values() for need in part.needs], []
         if verdict == "not run":
-            measured = list(dict.fromkeys(measured)) or [f"needs {seeds} grokked runs in a cell"]
+            needs = dict.fromkeys(need for part in judged.values() for need in part.needs)
+            measured, intervals = list(needs) or [f"needs {seeds} grokked runs in a cell"], []
+            few = _judge_parts(claim, runs, curves, pairs, 1)
+            if (so_far := _verdict(claim.parts, few)) != "not run":
+                measured += [f"so far {so_far}", *_numbers(claim, few)[0]]
         else:
-            counted = [(name, claim.parts[name].predicate, j.cells) for name, j in judged.items() if j.cells]
-            measured = [_measured(*each) for each in counted]
-            intervals = [predicate.interval([cell.spans for cell in cells]) for _, predicate, cells in counted]
+            measured, intervals = _numbers(claim, judged)
+        expected = [
+            f"{name}: {part.predicate.expected()}{f', by step {part.steps}' if part.steps else ''}"
+            for name, part in claim.parts.items()
+        ]
         words = [claim.id, claim.figure, claim.statement, *map("; ".join, (expected, measured, intervals))]
         rows.append([*words, min((n for part in judged.values() for n in part.n), default=0), verdict])
     return pd.DataFrame(rows, columns=COLUMNS)

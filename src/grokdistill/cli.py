@@ -431,9 +431,8 @@ def _show(options: argparse.Namespace) -> None:
     if not path.is_file():
         raise DamagedFile(f"{path}: missing; make it with `snakemake claims`")
     frame = pd.read_csv(path, keep_default_na=False)
-    judged = frame[frame["verdict"] != "not run"]
-    print(claims.format_table(judged))
-    rest = frame[frame["verdict"] == "not run"]["claim"]
+    print(claims.format_table(frame[frame["n"] > 0]))
+    rest = frame[frame["n"] == 0]["claim"]
     text = f"not run, since their runs are not part of this study ({len(rest)} claims; {path} says what each needs): "
     print("\n" + textwrap.fill(text + ", ".join(rest), 118, break_on_hyphens=False))
     first, report = (options.results / name for name in ("overview.html", "report.html"))

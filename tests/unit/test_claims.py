@@ -206,6 +206,9 @@ def test_is_not_run_below_min_n(claim):
         row = evaluate([claim], frame, table.curves, main_pair=MAIN).iloc[0]
         assert (row["verdict"], row["n"]) == ("not run", n)
         assert f"has {n}" in row["measured"] if n else "needs " in row["measured"]
+        # What the others say is told, and is no verdict.
+        assert ("so far reproduced; " in row["measured"]) == (n > 0)
+        assert row["interval"] == ""
 
 
 @each_claim
@@ -393,7 +396,7 @@ def test_pairs_need_both_runs_of_a_seed():
     assert (row["verdict"], row["n"], row["measured"]) == ("reproduced", 2, "part: 3x")
     row = evaluate([claim], shifted, table.curves, main_pair=MAIN).iloc[0]
     assert (row["verdict"], row["n"]) == ("not run", 2)
-    assert row["measured"] == "needs 3 paired seeds, has 2 (students)"
+    assert row["measured"] == "needs 3 paired seeds, has 2 (students); so far reproduced; part: 3x"
     lone = table.frame(lambda row: row["stage"] == "students")
     row = evaluate([claim], lone, table.curves, main_pair=MAIN).iloc[0]
     assert (row["verdict"], row["measured"]) == ("not run", "needs versus baselines scratch (students)")

@@ -59,7 +59,11 @@ def test_what_the_readme_tells_of_a_grid(script, tmp_path):
     names = ["stage", "variant", "p1", "p2", "fraction", "method", "seed", "status", "t_grok", "final_test_acc"]
     more = {"op": "sub", "optimizer": "adam", "steps": 30000, "final_p1_acc": None}
     pd.DataFrame(rows, columns=names).assign(**more).to_csv(tmp_path / "runs.csv", index=False)
-    verdicts = [("one", "it groks", "2/3", 3, "partly"), ("two", "it does not", "needs runs", 0, "not run")]
+    verdicts = [
+        ("one", "it groks", "2/3", 3, "partly"),
+        ("two", "it does not", "needs runs", 0, "not run"),
+        ("three", "it did once", "needs 3 seeds, has 1; so far reproduced", 1, "not run"),
+    ]
     pd.DataFrame(verdicts, columns=["claim", "statement", "measured", "n", "verdict"]).to_csv(
         tmp_path / "claims.csv", index=False
     )
@@ -71,6 +75,7 @@ def test_what_the_readme_tells_of_a_grid(script, tmp_path):
         "| sub | adam | distilled | 1 of 1 | 1700 | 1.000 (1.000 to 1.000) |",
     ]
     assert "| one | it groks | 2/3 | 3 | partly |" in lines
+    assert "| three | it did once | needs 3 seeds, has 1; so far reproduced | 1 | not run |" in lines
     assert "1 further claims need runs that are not finished ([docs/grid-order.md](docs/grid-order.md))." in lines
     assert lines[-1].startswith("3 of ")
     assert lines[-1].endswith("run-hours by their records: 1.5 on X with 1 thread and 0.2 on Y with 2 threads.")

@@ -45,9 +45,9 @@ def runs_table(path: Path) -> str:
 
 
 def claims_table(path: Path, rest: str) -> str:
-    """Claims that were judged, as a Markdown table, and how many were not, with `rest` said of them."""
+    """Claims whose cells all have runs, as a Markdown table, and how many have not, with `rest` said of them."""
     claims = pd.read_csv(path, keep_default_na=False)
-    judged = claims[claims["verdict"] != "not run"]
+    judged = claims[claims["n"] > 0]
     parts = []
     if len(judged):
         parts.append(markdown(judged[["claim", "statement", "measured", "n", "verdict"]]))
