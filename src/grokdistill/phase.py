@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ CURVE = ["op", "optimizer", "method"]
 STEPS = np.linspace(0, 1, 1001)[1:-1]  # thresholds that are tried
 RATES = np.geomspace(5, 5000, 61)  # per unit of the fraction: from a rise over all fractions to a jump
 REFUSED = chi2.ppf(0.95, 1) / 2  # of log likelihood
+MARGIN = 0.04  # of the picture, beyond the fractions that were run
 
 
 def likelihood(fractions: NDArray, grokked: NDArray, n: NDArray) -> NDArray[np.float64]:
@@ -85,7 +87,7 @@ def draw(runs: pd.DataFrame, pair: tuple[int, int], folder: Path, dpi: int) -> F
                 ax.text(0, 0.5, "no runs on p2", **style.ABSENT)
                 break
             op, optimizer = panel
-            ax.set(title=f"{op}, {optimizer}")
+            ax.set(title=f"{style.NAMES[op]}, {style.NAMES[optimizer]}")
             for place, method in enumerate(("scratch", "distilled")):
                 own = (shares[CURVE] == [op, optimizer, method]).all(axis=1)
                 found = (thresholds[CURVE] == [op, optimizer, method]).all(axis=1)
@@ -94,8 +96,11 @@ def draw(runs: pd.DataFrame, pair: tuple[int, int], folder: Path, dpi: int) -> F
             ax.set_axis_off()
         fractions = sorted(shares["fraction"].unique())
         axes[0].set_xticks(fractions, [f"{100 * fraction:g}%" for fraction in fractions])  # of all panels
-        p1, p2 = pair
-        figure.supxlabel(f"training fraction of p2 = {p2} (p1 = {p1}); bars below: critical threshold, 95%", fontsize=8)
+        if fractions:
+            axes[0].set_xlim(fractions[0] - MARGIN, fractions[-1] + MARGIN)
+        seaborn.despine(fig=figure)
+        bars = "; bars below: critical threshold, 95%" if len(thresholds) else ""
+        figure.supxlabel(f"training fraction of $p_2$ = {pair[1]} ($p_1$ = {pair[0]}){bars}", fontsize=8)
         figure.supylabel("share of seeds that grok", fontsize=8)
         handles = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels())}
         if handles:
@@ -123,7 +128,7 @@ def _curve(ax: Axes, method: str, shares: pd.DataFrame, found: pd.DataFrame, hei
     )  # fmt: skip
     for row in found.itertuples():
         # An open side reaches a little beyond the fractions that were run.
-        reach = np.clip([row.low, row.high], shares["fraction"].min() - 0.02, shares["fraction"].max() + 0.02)
+        reach = np.clip([row.low, row.high], shares["fraction"].min() - MARGIN / 2, shares["fraction"].max() + MARGIN / 2)
         ax.plot(reach, [height, height], color=color, linewidth=2.5, solid_capstyle="butt")
         if np.isfinite(row.threshold):
             ax.plot(row.threshold, height, "|", color=color, markersize=9, markeredgewidth=1.6)

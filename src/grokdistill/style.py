@@ -1,4 +1,4 @@
-"""How every figure looks: the one place where colours, line styles, sizes and fonts are set.
+"""How every figure looks: the one place where colours, line styles, sizes, fonts and names are set.
 
 Colours are Okabe and Ito's, told apart by colour-blind readers; what a colour says, a marker says as well, so
 that the figures survive a black and white printer. Sizes are in points at the printed width, a paper's column.
@@ -22,6 +22,19 @@ PADS = {"w_pad": 0.04, "h_pad": 0.03}  # inches, around panels
 
 BLACK, BLUE, SKY, GREEN = "#000000", "#0072B2", "#56B4E9", "#009E73"
 ORANGE, VERMILLION, PURPLE, GREY = "#E69F00", "#D55E00", "#CC79A7", "#666666"
+
+# What a column's values are called.
+NAMES: dict[str, str] = {
+    "add": "add",
+    "sub": "subtract",
+    "adamw": "AdamW",
+    "adam": "Adam",
+    "scratch": "from scratch",
+    "distilled": "distilled",
+    "supervised": "supervised",
+    "p1": "on $p_1$",
+    "p2": "on $p_2$",
+}
 
 # Keyed by what is shown: a training fraction, an operator, or the prime on which accuracy is measured.
 COLOURS: dict[Any, str] = {

@@ -81,7 +81,7 @@ def test_the_picture_shows_shares_with_their_intervals_and_thresholds_below(tmp_
     scratch = runs({0.25: 0, 0.30: 5}, 5, stage="baselines", method="scratch")
     figure = phase.draw(pd.concat([scratch, runs({0.20: 1, 0.25: 5}, 5)]), PAIR, tmp_path, 50)
     ax = figure.axes[0]
-    assert ax.get_title(loc="left") == "add, adamw"
+    assert ax.get_title(loc="left") == "add, AdamW"
     for place, (shares, method) in enumerate((([0.0, 1.0], "scratch"), ([0.2, 1.0], "distilled"))):
         drawn = ax.containers[place]
         assert drawn.get_label() == method

@@ -18,17 +18,6 @@ from grokdistill.figures.specs import Condition, Panel, Spec
 
 Curves = Callable[[str, str], pandas.DataFrame]
 
-NAMES = {
-    "add": "add",
-    "sub": "subtract",
-    "adamw": "AdamW",
-    "adam": "Adam",
-    "scratch": "from scratch",
-    "distilled": "distilled",
-    "supervised": "supervised",
-    "p1": "on $p_1$",
-    "p2": "on $p_2$",
-}
 FIELDS = {"op": "operator", "optimizer": "optimizer", "fraction": "fraction", "method": "method"}
 
 
@@ -68,7 +57,7 @@ def draw_figure(
             ax.set_ylabel(spec.ylabel)
         if column == len(panels) - 1:
             for value in fixed.values():
-                ax.annotate(NAMES[value], (1.03, 0.5), xycoords="axes fraction", rotation=-90, va="center")
+                ax.annotate(style.NAMES[value], (1.03, 0.5), xycoords="axes fraction", rotation=-90, va="center")
     _scale_steps(axes)
     seaborn.despine(fig=figure)
     _frame(figure, len(rows), spec.title, _legend(figure, spec, panels, runs), _note(spec, panels, runs, main_pair))
@@ -249,7 +238,7 @@ def _note(spec: Spec, panels: Sequence[Panel], runs: pandas.DataFrame, main_pair
             asked = {condition[field] for _, condition in wanted if field in condition}
             present = _present(panels, runs, field)
             if present and set(present) != asked:
-                parts.append(_listed(name, [f"{v:.0%}" if field == "fraction" else NAMES[v] for v in present]))
+                parts.append(_listed(name, [f"{v:.0%}" if field == "fraction" else style.NAMES[v] for v in present]))
         if seeds:
             parts.append(_listed("seed", [str(seed) for seed in seeds]))
     return "; ".join(parts)
@@ -273,4 +262,4 @@ def _present(panels: Sequence[Panel], runs: pandas.DataFrame, field: str | None)
 
 
 def _name(value: Any) -> str:
-    return f"{value:.0%} of $p_2$" if isinstance(value, float) else NAMES[value]
+    return f"{value:.0%} of $p_2$" if isinstance(value, float) else style.NAMES[value]
