@@ -214,7 +214,9 @@ def test_is_not_run_below_min_n(claim):
 @each_claim
 def test_min_n_can_be_overridden(claim):
     table = study(claim, seeds=1)
-    assert judge(claim, table)["verdict"] == ("not run" if claim.min_n > 1 else "reproduced")
+    row = judge(claim, table)
+    assert row["verdict"] == ("not run" if claim.min_n > 1 else "reproduced")
+    assert ("; so far reproduced; " in row["measured"]) == (claim.min_n > 1)
     row = judge(claim, table, min_n=1)
     assert (row["verdict"], row["n"]) == ("reproduced", 1)
     assert judge(claim, study(claim), min_n=4)["verdict"] == "not run"
