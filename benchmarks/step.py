@@ -33,6 +33,7 @@ if find_spec("transformer_lens"):  # needs numpy below 2, hence an environment o
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 PRIME = 113
+NORMS = ("after", "none")  # the default, and the paper to the letter
 IN_A_ROW = 4
 Step = Callable[[], None]
 
@@ -166,14 +167,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=2048, help="examples per update (default: 2048, as the paper)")
     parser.add_argument("--rounds", type=int, default=15, help="turns of four updates each (default: 15)")
-    parser.add_argument("--norm", nargs="+", default=["after", "none"], help="LayerNorm (default: after, then none)")
     parser.add_argument("--threads", type=int, nargs="+", help="CPU threads (default: 1, then all)")
     options = parser.parse_args()
     keep_freed_memory()
     counts = options.threads or sorted(
         {1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
     )
-    found = [measure(norm, options.batch, options.rounds, threads) for norm in options.norm for threads in counts]
+    found = [measure(norm, options.batch, options.rounds, threads) for norm in NORMS for threads in counts]
     save("step", {"about": about(batch=options.batch, updates=IN_A_ROW * options.rounds), "steps": found})
 
 

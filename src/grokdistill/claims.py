@@ -543,7 +543,7 @@ def evaluate(
 
     `curves(stage, name)` returns a run's curves, or raises FileNotFoundError; `min_n` overrides the claims' own.
     In the result `n` is the number of seeds in the needed cell that has fewest, and the parts of `expected`, `measured`
-    and `interval` stand in the same order.
+    and `interval` stand in the same order. Without a verdict, `measured` is what is lacking, then what there is so far.
     """
     needed = {"name", "seed", "steps", "status", *SELECTORS, *get_args(Number)} - {"pair"}
     if absent := sorted(needed - set(runs.columns)):

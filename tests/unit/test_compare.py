@@ -168,6 +168,8 @@ def test_cells_and_seeds_of_one_side_are_listed(study):
     assert "only in B, cells with seed 0: students 113-107: add adamw 30% distilled" in text
     assert [cell.state for cell in found.cells] == ["same", "only in A", "without a common seed", "only in B"]
     assert "runs without a partner: 3 only in A, 4 only in B" in text.splitlines()[-1]
+    seeds = table(found).query("measure == 't_grok'")[["only_a", "only_b"]]
+    assert seeds.values.tolist() == [["1", "4 5"], ["0", ""], ["0", "7"], ["", "0"]]
 
 
 def test_all_cells_of_a_stage_are_not_listed_one_by_one(study):

@@ -44,6 +44,13 @@ def test_the_readme_tells_what_the_grid_made(repository, script):
     assert text == module.between(text, "results/", module.grid(repository / "results"))
 
 
+def test_the_readme_tells_what_the_benchmarks_measured(repository, script):
+    """`make readme` brings it up to date."""
+    module = script("update_readme")
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    assert text == module.between(text, "benchmarks/results/", module.speed(repository / "benchmarks" / "results"))
+
+
 def test_what_the_readme_tells_of_a_grid(script, tmp_path):
     """The headline over seeds, of the main pair's default runs at 20% alone; claims that were judged; hours by machine."""
     rows = [

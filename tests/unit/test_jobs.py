@@ -110,6 +110,16 @@ class TestFinished:
             assert not any("<NA>" in line or "nan" in line for line in lines)
         assert f"{expected} of {expected} cells with {60 * len(runs)} runs" in "\n".join(lines)
 
+    def test_claims_with_runs_are_shown_and_the_others_named(self, finished, tmp_path, capsys):
+        (tmp_path / "runs.csv").write_bytes((finished.results / "runs.csv").read_bytes())
+        claims = ["judged,,it groks,,3/3,,3,reproduced", "few,,it groks,,needs 3 seeds,,1,not run", "absent,,so,,,,0,not run"]
+        head = "claim,figure,statement,expected,measured,interval,n,verdict"
+        (tmp_path / "claims.csv").write_text("\n".join([head, *claims, ""]))
+        assert finished.command("show", tmp_path) == 0
+        rows, _, rest = capsys.readouterr().out.partition("not run, since their runs are not part of this study (1 claims")
+        assert "judged" in rows and "few" in rows and "needs 3 seeds" in rows
+        assert "absent" in rest and "few" not in rest and "judged" not in rest
+
     def test_a_reader_that_stops_reading_is_no_fault(self, finished, repository):
         """Such as `head`: neither a long text nor a short one ends in a message."""
         environment = os.environ | {"PYTHONPATH": str(repository / "src"), "PYTHONUNBUFFERED": ""}

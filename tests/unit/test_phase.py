@@ -91,6 +91,19 @@ def test_the_picture_shows_shares_with_their_intervals_and_thresholds_below(tmp_
         assert np.allclose(ends, expected)
     below = [line for line in ax.lines if max(line.get_ydata()) < 0]
     assert len({line.get_ydata()[0] for line in below}) == 2  # a height per method
+    (left, right), ends = ax.get_xlim(), np.concatenate([line.get_xdata() for line in below])
+    assert left < ends.min() < 0.2  # an open side reaches beyond what was run, and ends inside the picture
+    assert ends.max() < right
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["scratch, n = 5", "distilled, n = 5"]
     assert [text.get_text() for text in ax.get_xticklabels()] == ["20%", "25%", "30%"]
     assert np.allclose(ax.get_xticks(), [0.2, 0.25, 0.3])
+    assert "bars below" in figure.get_supxlabel()
+
+
+def test_one_fraction_stands_in_the_middle_without_a_threshold(tmp_path):
+    scratch = runs({0.20: 0}, 5, stage="baselines", method="scratch")
+    figure = phase.draw(pd.concat([scratch, runs({0.20: 5}, 5)]), PAIR, tmp_path, 50)
+    (left, right), ax = figure.axes[0].get_xlim(), figure.axes[0]
+    for drawn in ax.containers:
+        assert 0.4 < (drawn.lines[0].get_xdata()[0] - left) / (right - left) < 0.6
+    assert "bars below" not in figure.get_supxlabel()

@@ -16,7 +16,8 @@ import pandas as pd
 from grokdistill.compare.studies import CELL_COLUMNS, KEY, OUTCOME, SETTINGS, Study
 from grokdistill.config import STAGES
 
-MEASURES = ("final_test_acc", "final_p1_acc", "t_grok", "norm_end")
+# What is compared, and how a difference in it is written.
+MEASURES = {"final_test_acc": "+.3f", "final_p1_acc": "+.3f", "t_grok": "+.0f", "norm_end": "+.2f"}
 CHANGED, REMADE, SAME, ONLY_A, ONLY_B = "changed", "made anew", "same", "only in A", "only in B"
 APART = "without a common seed"
 STATES = (CHANGED, REMADE, SAME, APART, ONLY_A, ONLY_B)

@@ -21,7 +21,6 @@ from grokdistill.compare.differences import (
 )
 from grokdistill.compare.studies import OUTCOME
 
-FORMS = {"final_test_acc": "+.3f", "final_p1_acc": "+.3f", "t_grok": "+.0f", "norm_end": "+.2f"}
 WIDTH = 118  # characters of a line
 
 
@@ -79,7 +78,7 @@ def _heading(cell: Cell) -> str:
 
 
 def _line(cell: Cell) -> list[str]:
-    changes = [_words(change, FORMS[name]) for name, change in cell.differences.items()]
+    changes = [_words(change, MEASURES[name]) for name, change in cell.differences.items()]
     differs = [name for name in OUTCOME if not equal(cell.pairs[f"{name}_a"], cell.pairs[f"{name}_b"]).all()]
     # Only where no column says it, such as of another t_mem.
     others = "" if set(differs) & set(MEASURES) else ", ".join(differs)
