@@ -1,6 +1,7 @@
 """Files that are generated from the library say what it says now."""
 
 import importlib
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -135,3 +136,25 @@ def test_the_next_of_the_grid_is_what_is_missing_of_its_first_unfinished_step(
     assert shown() == first.runs[2:]
     finish(first.runs[2:])
     assert shown() == second.runs
+
+
+def test_the_next_of_the_grid_is_never_a_run_whose_record_git_brought(repository, script, tmp_path, monkeypatch, capsys):
+    for folder in ("data/paper", "results/records", "results/curves"):
+        shutil.copytree(repository / folder, tmp_path / folder)
+    records = [json.loads(path.read_text()) for path in (tmp_path / "results/records").glob("*/*.json")]
+    monkeypatch.chdir(tmp_path)
+    module = script("grid_order")
+    plan, hours, _ = module.grid()
+    brought = {record["fingerprint"] for record in records} & plan.entries.keys()
+    if not brought:
+        pytest.skip("the records in git are of another recipe")
+    module.show_next()
+    named = {Path(line).parts[-2] for line in capsys.readouterr().out.splitlines()}
+    assert bool(named) == (len(brought) < len(hours))
+    assert not named & brought
+
+    spoilt = next((tmp_path / "results/curves").glob("*/*.csv"))
+    spoilt.write_text(spoilt.read_text() + "1")
+    shutil.rmtree(tmp_path / "results/store")
+    with pytest.raises(SystemExit, match=spoilt.name):
+        module.show_next()

@@ -18,6 +18,7 @@ import pandas as pd
 from update_readme import ROOT, between, markdown
 
 from grokdistill import summary
+from grokdistill.adopt import adopt
 from grokdistill.batches import batches_per_epoch
 from grokdistill.claims import load_claims, needed
 from grokdistill.config import RunConfig
@@ -131,8 +132,13 @@ def text() -> str:
 
 
 def show_next() -> None:
-    """Print the markers of the first step that is not finished; nothing where all are."""
+    """Print the markers of the first step that is not finished; nothing where all are.
+
+    A run whose record git brought is finished; its model is trained again where a step needs it.
+    """
     plan, _, order = grid()
+    if refused := adopt(plan, plan.results, models=False).refused:
+        sys.exit("\n  ".join(["these are not what they say:", *refused]))
     for step in order:
         folders = {key: plan.store.folder(plan.entries[key]["stage"], key) for key in step.runs}
         left = [folder / DONE for key, folder in folders.items() if not plan.store.complete(plan.entries[key]["stage"], key)]
