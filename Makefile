@@ -41,7 +41,7 @@ readings: $(READY) ## the ablation of what the paper leaves open (hours, where i
 
 grid: $(READY) ## the paper's grid on a CPU, run by run in the order of docs/grid-order.md; break it off when you like
 	$(IN) export OMP_NUM_THREADS=1; run="snakemake --cores 2 --resources gpu=2"; \
-	while next=$$(python workflow/scripts/grid_order.py --next) && test -n "$$next"; do \
+	while next=$$(python workflow/scripts/grid_order.py --next) || exit; test -n "$$next"; do \
 		$$run -- $$next && $(INTERIM) || exit; done; $$run
 
 interim: $(READY) ## tables, figures and verdicts of the runs that are there, also in a fresh clone: nothing is trained

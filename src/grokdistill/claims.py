@@ -3,7 +3,7 @@
 A claim is a set of named parts. A part names the runs it needs (`where`: every combination of listed values is one
 cell, with one run per seed) and a predicate that each of its cells meets or does not. A claim is
 
-- `not run` when a needed cell is absent, has fewer than `min_n` seeds, or has runs too short to tell,
+- `not run` when a needed cell is absent, has fewer than `min_n` seeds, several runs of one seed, or runs too short to tell,
 - `reproduced` when every cell of every part holds,
 - `not reproduced` when no cell holds, or an essential part has no cell that holds,
 - `partly` otherwise.
@@ -31,6 +31,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from grokdistill.files import DamagedFile
 from grokdistill.intervals import bootstrap_median, wilson
 
 Scalar = str | int | float
@@ -51,6 +52,10 @@ SELECTORS: dict[str, tuple[str, ...]] = {  # column -> its values, where they ar
     "p1": (), "p2": (), "p1_fraction": (), "fraction": (), "alpha": (), "temperature": (),
 }  # fmt: skip
 COLUMNS = ["claim", "figure", "statement", "expected", "measured", "interval", "n", "verdict"]
+
+
+class ClaimsError(DamagedFile):
+    """Claims that cannot be judged; the message names the file or the claim, and the key."""
 
 
 class Missing(Exception):
@@ -307,7 +312,9 @@ class Part(_Strict):
 
     where: dict[str, Scalar | Annotated[list[Scalar], Field(min_length=1)]]
     predicate: AnyPredicate
-    steps: int | None = Field(None, gt=0, description="Judged as of this step; shorter runs only tell when they grokked.")
+    steps: int | None = Field(
+        None, gt=0, description="Times are judged as of this step, all else at the end of runs that have it."
+    )
     among: Literal["all", "grokked"] = Field("all", description="grokked: leave out runs that did not.")
     essential: bool = Field(False, description="If none of its cells holds, the claim is not reproduced.")
 
@@ -324,6 +331,12 @@ class Part(_Strict):
     def _compares(cls, predicate: AnyPredicate) -> AnyPredicate:
         _check_selector(getattr(predicate, "versus", {}))
         return predicate
+
+    def when(self) -> str:
+        """What `steps` asks, in words."""
+        if self.steps is None:
+            return ""
+        return f", by step {self.steps}" if self.predicate.timed else f", after {self.steps} steps or more"
 
 
 class Claim(_Strict):
@@ -352,14 +365,14 @@ def load_claims(path: Path | str) -> list[Claim]:
     """The claims of a YAML file, a mapping from id to claim.
 
     Raises:
-        ValueError: naming the claim and the key of every mistake.
+        ClaimsError: naming the claim and the key of every mistake.
     """
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise ClaimsError(f"{path}: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
-        raise ValueError(f"{path}: expected a mapping from ids to claims")
+        raise ClaimsError(f"{path}: expected a mapping from ids to claims")
     claims, mistakes = [], []
     for name, entry in content.items():
         try:
@@ -367,7 +380,7 @@ def load_claims(path: Path | str) -> list[Claim]:
         except ValidationError as error:
             mistakes += [f"claim {name!r}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
     if mistakes:
-        raise ValueError("\n".join([f"{path}:", *mistakes]))
+        raise ClaimsError("\n  ".join([f"{path}:", *mistakes]))
     return claims
 
 
@@ -388,11 +401,18 @@ def _label(key: str, value: Any) -> str:
     return f"{key.removesuffix('fraction').replace('_', ' ')}{value:.0%}" if "fraction" in key else str(value)
 
 
+def _told(where: Mapping[str, Any]) -> str:
+    """Fields in words; those that a variant's own name says are left to it."""
+    said = str(where.get("variant", "")).split(",")
+    listed = [(key, values) for key, values in _listed(where).items() if f"{key}={where[key]}" not in said]
+    return " ".join("/".join(_label(key, value) for value in values) for key, values in listed)
+
+
 def _in_cell(cell: Mapping[str, Any], runs: pd.DataFrame) -> np.ndarray:
     """Which runs are a cell's, [runs]."""
     mask = np.ones(len(runs), bool)
     for key, value in cell.items():
-        if key == "pair" or value == "any" or (key == "p2" and cell["stage"] == "teachers"):
+        if key == "pair" or (key == "p2" and cell["stage"] == "teachers"):
             continue
         if isinstance(value, str):
             mask &= (runs[key] == value).to_numpy(bool)
@@ -405,7 +425,8 @@ def _pick(cell: Mapping[str, Any], runs: pd.DataFrame, part: Part) -> pd.DataFra
     """A cell's runs, as they stood at the part's step; `runs` are indexed by seed."""
     picked = runs[_in_cell(cell, runs)]
     if picked.index.has_duplicates:
-        raise ValueError(f"several runs of one seed: {', '.join(picked['name'])}; name a variant")
+        twice = picked.index[picked.index.duplicated()][0]
+        raise Missing(f"one run of a seed, has {' and '.join(picked['name'][picked.index == twice])}", 0)
     if part.steps is not None:
         told = (picked["status"] == "grokked") & part.predicate.timed | (picked["status"] == "diverged")
         short = ~told & (picked["steps"] < part.steps)
@@ -444,15 +465,16 @@ def _judge(part: Part, runs: pd.DataFrame, curves: Curves, pairs: Sequence[tuple
             own = _pick(cell, runs, part)
             other = _pick(cell | versus, runs, part) if versus else own
             if own.empty or other.empty:
-                raise Missing("" if own.empty else f"versus {' '.join(map(str, versus.values()))}", 0)
+                raise Missing("" if own.empty else f"versus {_told(versus)}", 0)
             seeds = own.index.intersection(other.index)
             if len(seeds) < min_n:
                 raise Missing(f"{min_n} {'paired seeds' if versus else 'seeds'}, has {len(seeds)}", len(seeds))
             own, other = own.loc[seeds], other.loc[seeds]
             if part.among == "grokked":
-                own = other = own[own["status"] == "grokked"]
-                if len(own) < min_n:
+                grokked = own["status"] == "grokked"
+                if grokked.sum() < min_n:
                     continue
+                own, other = own[grokked], other[grokked]
             spans = part.predicate.spans(own, other, curves)
         except Missing as missing:
             lacking.setdefault(missing.args[0], []).append(label)
@@ -461,13 +483,10 @@ def _judge(part: Part, runs: pd.DataFrame, curves: Curves, pairs: Sequence[tuple
             diverged = sorted({name for side in (own, other) for name in side["name"][side["status"] == "diverged"]})
             judged.cells.append(_Cell(label, spans, part.predicate.holds(spans), diverged))
             judged.n.append(len(spans))
-    for what, labels in (lacking if wanted else {"another prime pair": [""]}).items():
-        if len(labels) < len(wanted):
-            what = " ".join(filter(None, [", ".join(labels), what]))
-        elif not what:
-            grid = {key: values for key, values in _listed(part.where).items() if key not in ("stage", "pair")}
-            what = " ".join("/".join(_label(key, value) for value in values) for key, values in grid.items())
-        judged.needs.append(f"needs {what} ({part.where['stage']})")
+    everywhere = _told({key: value for key, value in part.where.items() if key not in ("stage", "pair")})
+    for what, labels in (lacking if wanted else {"another prime pair": []}).items():
+        where = ", ".join(labels) if len(labels) < len(wanted) or not wanted else everywhere
+        judged.needs.append(f"needs {' '.join(filter(None, [where, what]))} ({part.where['stage']})")
     return judged
 
 
@@ -486,13 +505,10 @@ def _judge_parts(
     claim: Claim, runs: pd.DataFrame, curves: Curves, pairs: Mapping[str, Sequence[tuple[int, int]]], min_n: int
 ) -> dict[str, _Judged]:
     """Every part of a claim, by name."""
-    judged = {}
-    for name, part in claim.parts.items():
-        try:
-            judged[name] = _judge(part, runs, curves, pairs[str(part.where.get("pair", "main"))], min_n)
-        except ValueError as error:
-            raise ValueError(f"claim {claim.id!r}: part {name!r}: {error}") from error
-    return judged
+    return {
+        name: _judge(part, runs, curves, pairs[str(part.where.get("pair", "main"))], min_n)
+        for name, part in claim.parts.items()
+    }
 
 
 def _numbers(claim: Claim, judged: Mapping[str, _Judged]) -> tuple[list[str], list[str]]:
@@ -547,7 +563,7 @@ def evaluate(
     """
     needed = {"name", "seed", "steps", "status", *SELECTORS, *get_args(Number)} - {"pair"}
     if absent := sorted(needed - set(runs.columns)):
-        raise ValueError(f"the table of runs lacks {', '.join(absent)}")
+        raise ClaimsError(f"the table of runs lacks {', '.join(absent)}")
     runs = runs.assign(variant=runs["variant"].astype(object).fillna("")).set_index("seed")
     pairs = _pairs(runs, main_pair)
     rows = []
@@ -563,13 +579,23 @@ def evaluate(
                 measured += [f"so far {so_far}", *_numbers(claim, few)[0]]
         else:
             measured, intervals = _numbers(claim, judged)
-        expected = [
-            f"{name}: {part.predicate.expected()}{f', by step {part.steps}' if part.steps else ''}"
-            for name, part in claim.parts.items()
-        ]
+        expected = [f"{name}: {part.predicate.expected()}{part.when()}" for name, part in claim.parts.items()]
         words = [claim.id, claim.figure, claim.statement, *map("; ".join, (expected, measured, intervals))]
         rows.append([*words, min((n for part in judged.values() for n in part.n), default=0), verdict])
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def read_claims(results: Path) -> pd.DataFrame:
+    """`claims.csv` as a table: texts, and n as a number.
+
+    Raises:
+        ClaimsError: where it is missing or unreadable.
+    """
+    path = results / "claims.csv"
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)[COLUMNS].astype({"n": int})
+    except (OSError, ValueError, KeyError) as error:
+        raise ClaimsError(f"{path}: unreadable ({error}); make it anew with `snakemake claims`") from None
 
 
 def format_table(frame: pd.DataFrame, width: int = 120) -> str:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _whole(least: int, most: float = inf) -> Callable[[str], int]:
+    """Reads a whole number within bounds."""
+
+    def number(text: str) -> int:
+        if text.isdecimal() and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from {least}" + (f" to {most}" if most < inf else ""))
+
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m grokdistill",
@@ -76,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     dataset.add_argument("--all", action="store_true", help="every dataset of the plan")
     training.add_argument("--stage", choices=STAGES[1:], help="every run of a stage")
     training.add_argument("--device", help="cpu, cuda:1, ...; default: a GPU that no other job has, where there is one")
-    training.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's choice")
+    training.add_argument("--threads", type=_whole(1), help="CPU threads; default: PyTorch's choice")
 
     adoption = command("adopt", _adopt, "put finished runs from another results folder, or from restored views, into the store")
     _plan_argument(adoption)
@@ -88,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     _plan_argument(command("tables", _made("tables", _make_tables), "write runs.csv, costs.csv and curves.parquet"))
     figures = command("figures", _figures, "draw figures 1 to 7")
     _plan_argument(figures)
-    figures.add_argument("numbers", nargs="*", type=int, metavar="N", help="only these figures; default: all")
+    figures.add_argument("numbers", nargs="*", type=_whole(1, 7), metavar="N", help="only these figures; default: all")
     text = "estimate the critical thresholds, and draw the shares that they follow from"
     _plan_argument(command("phase", _made("phase", _make_phase), text))
     text = "compare variants with the defaults that they depart from: a table, two pictures"
@@ -325,16 +337,16 @@ def _judge_claims(plan: Plan) -> None:
 
 
 def _make_overview(plan: Plan) -> None:
-    import pandas as pd
-
     from grokdistill import overview
-    from grokdistill.claims import load_claims
+    from grokdistill.claims import ClaimsError, load_claims, read_claims
     from grokdistill.files import write
     from grokdistill.publish import read_runs
 
-    results = plan.results
-    verdicts = pd.read_csv(results / "claims.csv", dtype=str, keep_default_na=False)
+    results, verdicts = plan.results, read_claims(plan.results)
     claims, picture = load_claims(plan.params.paths.claims), (results / "figures" / "phase.png").read_bytes()
+    if list(verdicts["claim"]) != [claim.id for claim in claims]:
+        path = results / "claims.csv"
+        raise ClaimsError(f"{path}: judges other claims than {plan.params.paths.claims}; make it anew with `snakemake claims`")
     write(results / "overview.html", overview.page(verdicts, claims, read_runs(results), plan.params.primes.pair, picture))
 
 
@@ -410,10 +422,7 @@ def _why(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    import pandas as pd
-
-    from grokdistill import claims
-    from grokdistill.files import DamagedFile
+    from grokdistill.claims import format_table, read_claims
     from grokdistill.publish import read_runs
     from grokdistill.summary import cell_of, over_seeds
 
@@ -427,13 +436,10 @@ def _show(options: argparse.Namespace) -> None:
     if len(runs) > SHOWN:
         print(f"{len(shown)} of {len(table)} cells with {len(runs)} runs; all of them: {options.results / 'runs.csv'}")
     print()
-    path = options.results / "claims.csv"
-    if not path.is_file():
-        raise DamagedFile(f"{path}: missing; make it with `snakemake claims`")
-    frame = pd.read_csv(path, keep_default_na=False)
-    print(claims.format_table(frame[frame["n"] > 0]))
-    rest = frame[frame["n"] == 0]["claim"]
-    text = f"not run, since their runs are not part of this study ({len(rest)} claims; {path} says what each needs): "
+    frame = read_claims(options.results)
+    print(format_table(frame[frame["n"] > 0]))
+    rest, path = frame[frame["n"] == 0]["claim"], options.results / "claims.csv"
+    text = f"not run, since runs that they need are not there ({len(rest)} claims; {path} says which): "
     print("\n" + textwrap.fill(text + ", ".join(rest), 118, break_on_hyphens=False))
     first, report = (options.results / name for name in ("overview.html", "report.html"))
     print(f"\nfirst page: {first}\nfigures:    {options.results / 'figures'}")

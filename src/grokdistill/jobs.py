@@ -65,7 +65,7 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
         threads: CPU threads; by default PyTorch's own choice.
 
     Raises:
-        JobError: where a teacher may not teach, or sources changed since the plan was made.
+        JobError: where a teacher may not teach, sources changed since the plan was made, or there is no such device.
         DamagedFile: where something the runs are made from is missing or damaged.
     """
     import torch
@@ -74,6 +74,11 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
 
     for run in runs:
         _check_sources(run)
+    if device:
+        try:
+            torch.empty(0, device=device)
+        except Exception as error:  # of many kinds, by device and build
+            raise JobError(f"device {device}: PyTorch {torch.__version__} cannot use it ({error})") from None
     if threads:
         torch.set_num_threads(threads)
     keep_freed_memory()

@@ -43,7 +43,7 @@ def page(verdicts: pd.DataFrame, claims: Sequence[Claim], runs: pd.DataFrame, pa
     """The page.
 
     Args:
-        verdicts: `claims.csv`, all as text.
+        verdicts: `claims.csv`, as `read_claims` reads it.
         claims: the claims that it judges, in its order.
         runs: `runs.csv`.
         pair: the main primes p1 and p2.
@@ -61,7 +61,9 @@ def page(verdicts: pd.DataFrame, claims: Sequence[Claim], runs: pd.DataFrame, pa
     surprising = _surprising(rows)
     if surprising:
         parts.append("<h2>Not as the paper says</h2>")
-        parts += [_finding(row, by_run[row["claim"]]) for row in surprising]
+        parts += [_finding(row, by_run[row["claim"]]) for row in surprising[:SURPRISES]]
+        if more := surprising[SURPRISES:]:
+            parts.append(f"<p>{len(more)} more in the table of every claim: {', '.join(row['claim'] for row in more)}.</p>")
     parts += [
         "<h2>How much data grokking takes</h2>",
         f'<p><img alt="phase diagram" src="data:image/png;base64,{base64.b64encode(picture).decode()}"></p>',
@@ -80,7 +82,7 @@ def page(verdicts: pd.DataFrame, claims: Sequence[Claim], runs: pd.DataFrame, pa
 def _surprising(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """What contradicts the paper, by most seeds first; what it says only partly comes after what does not reproduce."""
     wrong = [row for row in rows if row["verdict"] in ("not reproduced", "partly")]
-    return sorted(wrong, key=lambda row: (row["verdict"] == "partly", -int(row["n"])))[:SURPRISES]
+    return sorted(wrong, key=lambda row: (row["verdict"] == "partly", -row["n"]))
 
 
 def _bar(verdicts: pd.Series) -> str:

@@ -248,9 +248,9 @@ class Variant(Section):
         description="Run fields to set, e.g. {position: modulus}; the names are those of a run's record, under `config`. "
         "A list of values is a sweep: {alpha: [0.5, 0.7]}; several lists are a grid of all their combinations."
     )
-    operators: tuple[Operator, ...] | None = Field(None, description="Only these operators; null: all of the stage's.")
-    optimizers: tuple[Optimizer, ...] | None = Field(None, description="Only these optimizers; null: all.")
-    fractions: tuple[Fraction, ...] | None = Field(None, description="Only these fractions; null: all.")
+    operators: tuple[Operator, ...] | None = Field(None, description="Instead of the stage's; null: the stage's.")
+    optimizers: tuple[Optimizer, ...] | None = Field(None, description="Instead of the stage's; null: the stage's.")
+    fractions: tuple[Fraction, ...] | None = Field(None, description="Only these of the stage's fractions; null: all.")
     seeds: tuple[Seed, ...] | None = Field(None, description="Only these of the study's seeds; null: all.")
 
     @field_validator("fields")
@@ -421,16 +421,24 @@ class Params(Section):
         """All prime pairs, the main one first."""
         return (self.primes.pair, *(pair.pair for pair in self.other_pairs.pairs))
 
+    def _fractions(self, stage: str) -> tuple[float, ...]:
+        """The training fractions of a stage's runs: p1's of teachers, else p2's."""
+        if stage == "teachers":
+            return (self.teachers.fraction,)
+        return tuple(cell.fraction for cell in self.joint.cells) if stage == "joint" else getattr(self, stage).fractions
+
     @model_validator(mode="after")
     def _consistent(self) -> Params:
         if not self.seeds:
             raise ValueError("seeds: at least one seed is needed")
         for stage in ("teachers", "baselines", "students", "joint", "continual"):
             for place, variant in enumerate(getattr(self, stage).variants):
-                for seed in set(variant.seeds or ()) - set(self.seeds):
-                    raise ValueError(
-                        f"{stage}.variants.{place}.seeds: {seed} is not one of the study's seeds {list(self.seeds)}"
-                    )
+                for key, owner, values in (("seeds", "study", self.seeds), ("fractions", "stage", self._fractions(stage))):
+                    for value in getattr(variant, key) or ():
+                        if value not in values:
+                            raise ValueError(
+                                f"{stage}.variants.{place}.{key}: {value} is not one of the {owner}'s {key} {list(values)}"
+                            )
         if len(set(self.pairs)) < len(self.pairs):
             raise ValueError("other_pairs.pairs: a pair of primes is listed twice")
         largest = max(max(pair) for pair in self.pairs)

@@ -7,6 +7,7 @@ import pytest
 
 from grokdistill.plan import Plan
 from grokdistill.publish import culprit
+from grokdistill.store import sealed
 
 TRAINED = ("datasets", "teachers", "baselines", "students", "joint", "continual")
 
@@ -89,9 +90,10 @@ def test_a_record_that_does_not_make_its_own_fingerprint_is_refused(study, tiny,
         record["sources"] = record["sources"][::-1]
     else:
         record["parents"]["teacher"] = made.of("teachers")[-1]
-    path.write_text(path.read_text()[:100] if change == "cut" else json.dumps(record))
+    path.write_text(path.read_text()[:100] if change == "cut" else json.dumps(sealed(record)))
     assert made.command("adopt", made.plan, elsewhere) == 1
-    assert str(path) in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"{path}: {'not a record' if change == 'cut' else f'says it is run {key}, but'}" in message
     assert not (made.stored(key) / "record.json").exists()
 
 

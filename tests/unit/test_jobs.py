@@ -116,9 +116,22 @@ class TestFinished:
         head = "claim,figure,statement,expected,measured,interval,n,verdict"
         (tmp_path / "claims.csv").write_text("\n".join([head, *claims, ""]))
         assert finished.command("show", tmp_path) == 0
-        rows, _, rest = capsys.readouterr().out.partition("not run, since their runs are not part of this study (1 claims")
+        rows, _, rest = capsys.readouterr().out.partition("not run, since runs that they need are not there (1 claims")
         assert "judged" in rows and "few" in rows and "needs 3 seeds" in rows
         assert "absent" in rest and "few" not in rest and "judged" not in rest
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [(None, "No such file"), ("", "No columns"), ("claim,n\na,3\n", "figure"), ("HEAD\na,,b,c,d,,x,partly\n", "'x'")],
+    )
+    def test_claims_that_cannot_be_read_are_named(self, finished, tmp_path, capsys, content, message):
+        (tmp_path / "runs.csv").write_bytes((finished.results / "runs.csv").read_bytes())
+        path = tmp_path / "claims.csv"
+        if content is not None:
+            path.write_text(content.replace("HEAD", "claim,figure,statement,expected,measured,interval,n,verdict"))
+        assert finished.command("show", tmp_path) == 1
+        printed = capsys.readouterr().err
+        assert f"error: {path}: unreadable" in printed and message in printed and "snakemake claims" in printed
 
     def test_a_reader_that_stops_reading_is_no_fault(self, finished, repository):
         """Such as `head`: neither a long text nor a short one ends in a message."""
@@ -587,6 +600,32 @@ def test_a_run_that_the_plan_does_not_know_is_refused(study, tiny, capsys, finge
     made = study(small(tiny, "teachers"))
     assert made.command("train", made.plan, fingerprint) == 1
     assert fingerprint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["train", "PLAN", "--threads", "0"], "--threads: 0 is no whole number from 1"),
+        (["train", "PLAN", "--threads", "-1"], "--threads: -1 is no whole number from 1"),
+        (["figures", "PLAN", "8"], "N: 8 is no whole number from 1 to 7"),
+        (["figures", "PLAN", "two"], "N: two is no whole number from 1 to 7"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused(options, message, capsys):
+    from grokdistill.cli import main
+
+    with pytest.raises(SystemExit):
+        main(options)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_locked(study, tiny, capsys, device):
+    made = study(small(tiny, "teachers"))
+    made.make("datasets")
+    assert made.command("train", made.plan, made.of("teachers")[0], "--device", device) == 1
+    assert f"error: device {device}: PyTorch {torch.__version__} cannot use it" in capsys.readouterr().err
+    assert not (made.results / "store" / "teachers").exists()
 
 
 def test_training_a_dataset_is_refused(study, tiny, capsys):

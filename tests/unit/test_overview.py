@@ -35,7 +35,7 @@ RUNS = pd.DataFrame(
 def verdicts(*given):
     rows = [
         {"claim": each.id, "figure": "", "statement": each.statement, "expected": "share >= 0.8", "measured": f"groks: {n}/2",
-         "interval": "", "n": str(n), "verdict": verdict}
+         "interval": "", "n": n, "verdict": verdict}
         for each, (verdict, n) in zip(CLAIMS, given, strict=True)
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -99,6 +99,8 @@ def test_what_contradicts_the_paper_comes_first_and_by_seeds():
 def test_at_most_three_findings_and_none_where_all_holds():
     text = page(verdicts(*[("not reproduced", n) for n in (1, 2, 3, 4, 5)]))
     assert re.findall("<article.*?<p>(.) &lt;", text) == ["e", "d", "c"]
+    assert "<p>2 more in the table of every claim: b, a.</p>" in text
+    assert "more in the table" not in page(MIXED)
     assert "Not as the paper says" not in page(verdicts(*[("reproduced", 3)] * 5))
 
 

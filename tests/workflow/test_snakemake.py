@@ -76,6 +76,8 @@ def test_a_spurious_job_does_not_train_again(clone: Clone):
         ({"baselines__fractions": [1.5]}, ("baselines.fractions.0", "less than 1", "1.5")),
         ({"students__fractions": [0.001]}, ("students.fractions", "leaves no training pair")),
         ({"students__variants": [{"fields": {"flavour": 1}}]}, ("students", "flavour")),
+        ({"paths": {"claims": "params.yaml"}}, ("params.yaml", "claim 'primes'", "statement")),
+        ({"paths": {"claims": "nothere.yaml"}}, ("nothere.yaml", "No such file")),
     ],
 )
 def test_bad_parameters_are_refused_before_any_job(clone: Clone, changes: dict, words: tuple):

@@ -8,6 +8,7 @@ shell.prefix(
 
 from grokdistill import targets
 from grokdistill.adopt import adopt
+from grokdistill.claims import ClaimsError, load_claims
 from grokdistill.config import STAGES
 from grokdistill.files import hold
 from grokdistill.plan import Plan, write_plan
@@ -16,7 +17,9 @@ from grokdistill.runs import enumerate_runs
 try:
     PARAMS = validate(config)
     STUDY = enumerate_runs(PARAMS)
-except ParamsError as error:
+    if workflow.is_main_process:
+        load_claims(PARAMS.paths.claims)
+except (ParamsError, ClaimsError) as error:
     raise WorkflowError(str(error)) from None
 
 # Files lie where their paths say, also where a default storage provider carries the sources to jobs elsewhere.

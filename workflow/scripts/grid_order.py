@@ -82,8 +82,13 @@ def steps(plan: Plan, runs: pd.DataFrame, hours: dict[str, float]) -> Iterator[S
         done.update(found)
         return Step(name, seeds if wanted(name, enough[name]) else enough[name], found)
 
-    yield from (take(name, enough[name]) for name in HEADLINE)
-    settled = set(HEADLINE)
+    settled: set[str] = set()
+    for name in HEADLINE:
+        yield take(name, enough[name])
+        settled.add(name)
+        decided = [other for other in claims if other not in settled and not wanted(other, enough[other])]
+        yield from (take(other, enough[other]) for other in decided)
+        settled.update(decided)
     for most in (1, max(enough.values())):
         left = [name for name in claims if name not in settled]
         while left:
