@@ -250,7 +250,7 @@ class Variant(Section):
     )
     operators: tuple[Operator, ...] | None = Field(None, description="Instead of the stage's; null: the stage's.")
     optimizers: tuple[Optimizer, ...] | None = Field(None, description="Instead of the stage's; null: the stage's.")
-    fractions: tuple[Fraction, ...] | None = Field(None, description="Only these of the stage's fractions; null: all.")
+    fractions: tuple[Fraction, ...] | None = Field(None, description="Those of these that are the stage's; null: all.")
     seeds: tuple[Seed, ...] | None = Field(None, description="Only these of the study's seeds; null: all.")
 
     @field_validator("fields")
@@ -421,24 +421,16 @@ class Params(Section):
         """All prime pairs, the main one first."""
         return (self.primes.pair, *(pair.pair for pair in self.other_pairs.pairs))
 
-    def _fractions(self, stage: str) -> tuple[float, ...]:
-        """The training fractions of a stage's runs: p1's of teachers, else p2's."""
-        if stage == "teachers":
-            return (self.teachers.fraction,)
-        return tuple(cell.fraction for cell in self.joint.cells) if stage == "joint" else getattr(self, stage).fractions
-
     @model_validator(mode="after")
     def _consistent(self) -> Params:
         if not self.seeds:
             raise ValueError("seeds: at least one seed is needed")
         for stage in ("teachers", "baselines", "students", "joint", "continual"):
             for place, variant in enumerate(getattr(self, stage).variants):
-                for key, owner, values in (("seeds", "study", self.seeds), ("fractions", "stage", self._fractions(stage))):
-                    for value in getattr(variant, key) or ():
-                        if value not in values:
-                            raise ValueError(
-                                f"{stage}.variants.{place}.{key}: {value} is not one of the {owner}'s {key} {list(values)}"
-                            )
+                for seed in set(variant.seeds or ()) - set(self.seeds):
+                    raise ValueError(
+                        f"{stage}.variants.{place}.seeds: {seed} is not one of the study's seeds {list(self.seeds)}"
+                    )
         if len(set(self.pairs)) < len(self.pairs):
             raise ValueError("other_pairs.pairs: a pair of primes is listed twice")
         largest = max(max(pair) for pair in self.pairs)
