@@ -396,7 +396,7 @@ def _check(options: argparse.Namespace) -> None:
     plan, hashes = Plan.load(options.plan), Hashes()
     wrong = []
     for name, target in plan.targets.items():
-        if reason := why_not_current(target, hashes):
+        if reason := why_not_current(plan, target, hashes):
             wrong.append(f"{name}: {culprit(plan, name) or reason}")
     if reason := why_not_listed(plan):
         wrong.append(f"plan: {reason}")

@@ -78,7 +78,7 @@ def locked(path: Path, note: str) -> Iterator[None]:
 
 def write_if_changed(path: Path, content: str) -> None:
     """Write a text file unless it already says exactly that, so that its timestamp means something."""
-    if not path.is_file() or path.read_text(encoding="utf-8") != content:
+    if not path.is_file() or path.read_bytes() != content.encode():
         write(path, content)
 
 

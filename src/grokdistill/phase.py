@@ -128,7 +128,8 @@ def _curve(ax: Axes, method: str, shares: pd.DataFrame, found: pd.DataFrame, hei
     )  # fmt: skip
     for row in found.itertuples():
         # An open side reaches a little beyond the fractions that were run.
-        reach = np.clip([row.low, row.high], shares["fraction"].min() - MARGIN / 2, shares["fraction"].max() + MARGIN / 2)
+        first, last = shares["fraction"].min(), shares["fraction"].max()
+        reach = np.clip(row.low, first - MARGIN / 2, last), np.clip(row.high, first, last + MARGIN / 2)
         ax.plot(reach, [height, height], color=color, linewidth=2.5, solid_capstyle="butt")
         if np.isfinite(row.threshold):
             ax.plot(row.threshold, height, "|", color=color, markersize=9, markeredgewidth=1.6)

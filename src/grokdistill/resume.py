@@ -52,7 +52,7 @@ def load(path: Path, fingerprint: str) -> tuple[State, float] | None:
         whole = digest == _digest(about, tensors) and about["fingerprint"] == fingerprint
         state = State(about["step"], tensors, about["losses"], json.loads(about["history"]))
         seconds = about["seconds"]
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         whole = False
     if not whole:
         raise DamagedFile(f"{path}: not the state of run {fingerprint} as it was kept")

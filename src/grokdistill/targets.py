@@ -1,9 +1,9 @@
 """What a study's results consist of beside its runs, what each part is made from, and whether what lies there is that.
 
 A target is a stage's view, the tables, a figure, or the claims. Its recipe is known before anything runs: the runs it shows, by
-fingerprint, the sources that make it, and the settings they read. Beside its files lies a stamp with the recipe and the
-files' hashes, and travels with them. A target is current where its stamp says so and its files are those: in any clone, at any
-commit, whatever the timestamps.
+fingerprint, the sources that make it, and the settings they read. Beside its files lies a stamp with the recipe, a digest of
+what was read and the files' hashes, and travels with them. A target is current where its stamp says so and both are those: in
+any clone, at any commit, whatever the timestamps.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ from typing import TYPE_CHECKING, Any
 from grokdistill import sources
 from grokdistill.config import STAGES
 from grokdistill.files import DamagedFile, sha256, to_json, write, write_if_changed
+from grokdistill.store import RECORD
 
 if TYPE_CHECKING:
     from grokdistill.plan import Plan
     from grokdistill.runs import Study
 
 FIGURES = range(1, 8)
+RUNS, CURVES = "runs.csv", "curves.parquet"
+READ = {  # by module, below the results
+    "figures": (RUNS, CURVES), "phase": (RUNS,), "readings": (RUNS, CURVES), "claims": (RUNS, CURVES),
+    "overview": (RUNS, "claims.csv", "figures/phase.png"),
+}  # fmt: skip
 TIMESTAMP = ".snakemake_timestamp"  # what Snakemake leaves in a folder that a job made
 NEVER = "it has not been made yet"
 LONG_AGO = 946684800  # a timestamp that no file of a study is older than
@@ -131,7 +137,7 @@ def why_not_listed(plan: Plan) -> str | None:
     for path, text in manifests(plan).items():
         if not path.is_file():
             return NEVER
-        if path.read_text(encoding="utf-8") != text:
+        if path.read_bytes() != text.encode():
             return f"{path} does not list what the parameters and sources ask for"
     return None
 
@@ -184,11 +190,28 @@ def _hash(path: Path) -> str | None:
     return Hashes().of(path)
 
 
-def why_not_current(target: Target, hashes: Hashes) -> str | None:
+def what_is_read(plan: Plan, target: Target, hashes: Hashes) -> str:
+    """A digest of what a target is made from as it lies there: the records of its runs, of views also which models; or tables.
+
+    A recipe says which runs; one that is trained anew elsewhere, or whose model comes later, is the same run with other bytes.
+    """
+    if target.module in READ:
+        lines = [f"{name} {hashes.of(plan.results / name)}" for name in READ[target.module]]
+    else:
+        view, store = target.name in STAGES, plan.store
+        lines = [
+            f"{key} {hashes.of(store.folder(entry['stage'], key) / RECORD)} {view and store.has_model(entry['stage'], key)}"
+            for key, entry in plan.entries.items()
+            if entry["stage"] == target.name or (not view and entry["stage"] != "datasets")
+        ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:20]
+
+
+def why_not_current(plan: Plan, target: Target, hashes: Hashes) -> str | None:
     """Why a target has to be made, in words; None where it is current."""
     try:
         stamp = json.loads(Path(target.stamp).read_text(encoding="utf-8"))
-        digest, made_from, outputs = stamp["recipe"], stamp["made_from"], stamp["outputs"]
+        digest, made_from, read, outputs = (stamp[key] for key in ("recipe", "made_from", "read", "outputs"))
     except FileNotFoundError:
         return NEVER
     except (OSError, ValueError, KeyError, TypeError):
@@ -201,6 +224,8 @@ def why_not_current(target: Target, hashes: Hashes) -> str | None:
             return f"{path} is missing"
         if found != outputs.get(path):
             return f"{path} is not what was made"
+    if read != what_is_read(plan, target, hashes):
+        return "made from other tables" if target.module in READ else "made from other records or models of its runs"
     return None
 
 
@@ -211,7 +236,7 @@ def mark(plan: Plan) -> dict[str, str]:
     `wanted` is new. Returns the targets to be made, with the reason.
     """
     hashes = Hashes(plan.store.root / "hashes.json")
-    reasons = {name: why_not_current(target, hashes) for name, target in plan.targets.items()}
+    reasons = {name: why_not_current(plan, target, hashes) for name, target in plan.targets.items()}
     reasons["plan"] = why_not_listed(plan)
     for name, reason in reasons.items():
         if reason:
@@ -254,6 +279,7 @@ def making(plan: Plan, name: str) -> Iterator[Target]:
     if sources.digest(f"grokdistill.{target.module}") != target.recipe["sources"]:
         raise ChangedMeanwhile(f"{name}: the sources changed after it was planned; type the command again")
     Path(target.stamp).unlink(missing_ok=True)
+    read = what_is_read(plan, target, Hashes())
     yield target
     claims = plan.params.paths.claims
     if "claims" in target.recipe and _hash(Path(claims)) != target.recipe["claims"]:
@@ -262,4 +288,4 @@ def making(plan: Plan, name: str) -> Iterator[Target]:
     missing = [path for path, found in outputs.items() if found is None]
     if missing:
         raise DamagedFile(f"{missing[0]}: was not made")
-    write(Path(target.stamp), to_json({"made_from": target.recipe, "recipe": target.digest, "outputs": outputs}))
+    write(Path(target.stamp), to_json({"made_from": target.recipe, "recipe": target.digest, "read": read, "outputs": outputs}))

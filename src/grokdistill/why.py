@@ -43,7 +43,7 @@ def find(plan: Plan, name: str) -> list[PlannedRun | Target]:
 def explain(plan: Plan, what: PlannedRun | Target, hashes: Hashes) -> list[str]:
     """Lines that say whether something is current, or why it would be made."""
     if isinstance(what, Target):
-        return [f"{what.name}: {f'would be made: {reason}' if (reason := why_not_current(what, hashes)) else 'current'}"]
+        return [f"{what.name}: {f'would be made: {reason}' if (reason := why_not_current(plan, what, hashes)) else 'current'}"]
     return list(_explain(plan, what, ""))
 
 

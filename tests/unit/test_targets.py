@@ -11,7 +11,8 @@ from grokdistill import sources
 from grokdistill.params import validate
 from grokdistill.plan import Plan, write_plan
 from grokdistill.runs import enumerate_runs
-from grokdistill.targets import Hashes, enumerate_targets, told, why_not_current
+from grokdistill.store import sealed
+from grokdistill.targets import Hashes, enumerate_targets, told, why_not_current, why_not_listed
 from grokdistill.why import changed_sources
 
 STAGES = ("datasets", "teachers", "baselines", "students", "joint", "continual")
@@ -104,21 +105,21 @@ def test_published_stages_are_current_until_something_changes(study, tiny, finis
     path = made.plan
     plan = Plan.load(path)
     with made.inside():
-        reasons = {name: why_not_current(plan.targets[name], Hashes()) for name in STAGES}
+        reasons = {name: why_not_current(plan, plan.targets[name], Hashes()) for name in STAGES}
         assert set(reasons.values()) == {None}
         changed = copy.deepcopy(tiny)
         changed["students"]["alpha"] = 0.5
         other = Plan.load(write_plan(enumerate_runs(validate(changed))))
-        assert why_not_current(other.targets["students"], Hashes()) == "made from other runs"
-        assert why_not_current(other.targets["teachers"], Hashes()) is None
+        assert why_not_current(other, other.targets["students"], Hashes()) == "made from other runs"
+        assert why_not_current(other, other.targets["teachers"], Hashes()) is None
     record = next((made.results / "joint").glob("*/record.json"))
     record.write_text(record.read_text() + " ")
     (made.results / "made" / "baselines.json").write_text("[]")
     (made.results / "metrics" / "continual.json").unlink()
     with made.inside():
-        assert why_not_current(plan.targets["joint"], Hashes()) == "results/joint is not what was made"
-        assert why_not_current(plan.targets["baselines"], Hashes()) == "results/made/baselines.json is not a stamp"
-        assert why_not_current(plan.targets["continual"], Hashes()) == "results/metrics/continual.json is missing"
+        assert why_not_current(plan, plan.targets["joint"], Hashes()) == "results/joint is not what was made"
+        assert why_not_current(plan, plan.targets["baselines"], Hashes()) == "results/made/baselines.json is not a stamp"
+        assert why_not_current(plan, plan.targets["continual"], Hashes()) == "results/metrics/continual.json is missing"
     capsys.readouterr()
     assert made.command("check", path) == 1
     printed = capsys.readouterr().err
@@ -134,6 +135,75 @@ def test_check_names_the_file_of_a_view(study, tiny, finished, capsys):
     curve.write_text("")
     assert made.command("check", made.plan) == 1
     assert f"teachers: {curve.relative_to(made.folder)} does not match its record" in capsys.readouterr().err
+
+
+def test_a_run_with_other_bytes_and_a_model_that_comes_later_make_their_views_anew(study, tiny, finished):
+    """Fingerprints say which run it is, not which bytes: machines may round differently, and a clone may lack models."""
+    made = study(tiny)
+    assert made.command("adopt", made.plan, finished.results) == 0
+    plan, keys = Plan.load(made.plan), made.of("students")
+
+    def stale():
+        with made.inside():
+            return {name for name in (*STAGES, "tables", "phase") if why_not_current(plan, plan.targets[name], Hashes())}
+
+    for names in (*(["publish", stage] for stage in STAGES), ["tables"], ["phase"]):
+        assert made.command(names[0], made.plan, *names[1:]) == 0
+    assert not stale()
+
+    model, aside = made.stored(keys[0]) / "checkpoint.safetensors", made.folder / "aside"
+    model.rename(aside)
+    assert stale() == {"students"}
+    assert made.command("publish", made.plan, "students") == 0
+    assert not stale()
+    aside.rename(model)
+    assert stale() == {"students"}
+    assert made.command("publish", made.plan, "students") == 0
+    assert not stale()
+
+    path = made.stored(keys[0]) / "record.json"
+    record = json.loads(path.read_text())
+    record["execution"]["device"] = "another machine"
+    path.write_text(json.dumps(sealed(record)))
+    assert stale() == {"students", "tables"}
+    assert made.command("tables", made.plan) == 0
+    assert stale() == {"students"}  # the phase diagram shows runs.csv, which is as it was
+
+
+def test_a_picture_drawn_before_its_table_is_not_current_after_it(study, tiny, finished):
+    made = study(tiny)
+    assert made.command("adopt", made.plan, finished.results) == 0
+    assert made.command("tables", made.plan) == 0
+    runs = made.results / "runs.csv"
+    whole = runs.read_text()
+    runs.write_text(whole.rsplit("\n", 2)[0] + "\n")
+    assert made.command("phase", made.plan) == 0
+    runs.write_text(whole)
+    plan = Plan.load(made.plan)
+    with made.inside():
+        assert why_not_current(plan, plan.targets["phase"], Hashes()) == "made from other tables"
+
+
+def test_a_manifest_that_is_no_text_is_written_anew(study, tiny):
+    made = study(tiny)
+    assert made.command("manifests", made.plan) == 0
+    path = made.results / "plan" / "teachers.txt"
+    whole = path.read_bytes()
+    path.write_bytes(b"\xff\xfe" + whole)
+    plan = Plan.load(made.plan)
+    with made.inside():
+        assert str(path.relative_to(made.folder)) in why_not_listed(plan)
+    assert made.command("manifests", made.plan) == 0
+    assert path.read_bytes() == whole
+
+
+def test_what_changes_after_the_plan_is_not_stamped(study, tiny, finished, monkeypatch, capsys):
+    made = study(tiny)
+    assert made.command("adopt", made.plan, finished.results) == 0
+    monkeypatch.setattr(sources, "digest", lambda module: "another")
+    assert made.command("publish", made.plan, "teachers") == 1
+    assert "the sources changed after it was planned" in capsys.readouterr().err
+    assert not (made.results / "made" / "teachers.json").exists()
 
 
 def test_reasons_are_told_together():

@@ -76,7 +76,7 @@ def test_a_spurious_job_does_not_train_again(clone: Clone):
         ({"baselines__fractions": [1.5]}, ("baselines.fractions.0", "less than 1", "1.5")),
         ({"students__fractions": [0.001]}, ("students.fractions", "leaves no training pair")),
         ({"students__variants": [{"fields": {"flavour": 1}}]}, ("students", "flavour")),
-        ({"paths": {"claims": "params.yaml"}}, ("params.yaml", "claim 'primes'", "statement")),
+        ({"paths": {"claims": "params.yaml"}}, ("params.yaml", "expected a mapping from ids to claims")),
         ({"paths": {"claims": "nothere.yaml"}}, ("nothere.yaml", "No such file")),
     ],
 )
