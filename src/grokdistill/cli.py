@@ -406,12 +406,15 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _why(options: argparse.Namespace) -> None:
+    from grokdistill.adopt import adopt
     from grokdistill.jobs import JobError
     from grokdistill.plan import Plan, write_plan
     from grokdistill.targets import Hashes
     from grokdistill.why import Unknown, explain, find
 
     plan, hashes = Plan.load(write_plan(_study(options.params))), Hashes()
+    for line in adopt(plan, plan.results).refused:  # as whoever would make it does first
+        print(f"not adopted, and to be made anew: {line}", file=sys.stderr)
     for name in options.names:
         try:
             found = find(plan, name)

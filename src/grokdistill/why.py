@@ -10,7 +10,7 @@ from grokdistill import sources
 from grokdistill.config import IDENTITY
 from grokdistill.files import DamagedFile
 from grokdistill.plan import Plan, PlannedRun
-from grokdistill.store import RECORD, Store
+from grokdistill.store import RECORD, Store, read_record
 from grokdistill.targets import Hashes, Target, why_not_current
 
 
@@ -52,6 +52,9 @@ def _explain(plan: Plan, run: PlannedRun, indent: str) -> Iterator[str]:
     if plan.store.complete(run.stage, run.fingerprint):
         yield f"{title}: current"
         return
+    if _known(plan, run):
+        yield f"{title}: would be made: its record is here, but a run that is to be made from it needs its model"
+        return
     record = nearest(plan.store, run)
     if record is None:
         yield f"{title}: would be made: the store has no run like it"
@@ -73,6 +76,14 @@ def _explain(plan: Plan, run: PlannedRun, indent: str) -> Iterator[str]:
         else:
             yield f"{indent}{role}: another run than before, itself to be made:"
             yield from _explain(plan, planned, indent + "  ")
+
+
+def _known(plan: Plan, run: PlannedRun) -> bool:
+    """Whether the results tell of the run, without its model."""
+    try:
+        return read_record(plan.results / "records" / run.stage / f"{run.name}.json")["fingerprint"] == run.fingerprint
+    except DamagedFile:
+        return False
 
 
 def nearest(store: Store, run: PlannedRun) -> dict[str, Any] | None:

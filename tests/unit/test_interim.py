@@ -65,6 +65,24 @@ def test_what_git_keeps_of_it_is_enough_to_go_on(begun, study, tiny, finished):
     assert (clone.results / "runs.csv").read_bytes() == (finished.results / "runs.csv").read_bytes()
 
 
+def test_why_tells_a_run_that_is_known_from_one_that_is_not(begun, study, tiny, capsys):
+    """Of a clone with records and curves alone."""
+    assert begun.command("interim", begun.plan) == 0
+    clone = study(tiny)
+    for kind in ("records", "curves"):
+        shutil.copytree(begun.results / kind, clone.results / kind)
+
+    def why(stage, start):
+        name = next(clone.entries[key]["name"] for key in clone.of(stage) if clone.entries[key]["name"].startswith(start))
+        capsys.readouterr()
+        assert clone.command("why", f"{stage}/{name}") == 0
+        return capsys.readouterr().out
+
+    assert ": current" in why("baselines", "add")
+    assert "its record is here" in why("teachers", "sub")
+    assert "would be made: the store has no run like it" in why("students", "sub")
+
+
 def test_a_run_whose_teacher_is_not_there_is_left_out(begun):
     """Its row could not name the teacher."""
     teacher = next(key for key in begun.of("teachers") if begun.entries[key]["name"].startswith("add"))

@@ -100,6 +100,17 @@ def test_the_picture_shows_shares_with_their_intervals_and_thresholds_below(tmp_
     assert "bars below" in figure.get_supxlabel()
 
 
+def test_a_threshold_wholly_outside_of_what_was_run_has_its_bar_at_that_edge(tmp_path):
+    scratch = runs({0.20: 0, 0.25: 0}, 5, stage="baselines", method="scratch")
+    figure = phase.draw(pd.concat([scratch, runs({0.20: 5, 0.25: 5}, 5)]), PAIR, tmp_path, 50)
+    ax = figure.axes[0]
+    bars = [line.get_xdata() for line in ax.lines if max(line.get_ydata()) < 0 and len(line.get_xdata()) == 2]
+    scratch, distilled = sorted(bars, key=max, reverse=True)
+    left, right = ax.get_xlim()
+    assert left < distilled[0] < 0.2 and distilled[1] - distilled[0] > 0.01
+    assert 0.25 < scratch[1] < right and scratch[1] - scratch[0] > 0.01
+
+
 def test_one_fraction_stands_in_the_middle_without_a_threshold(tmp_path):
     scratch = runs({0.20: 0}, 5, stage="baselines", method="scratch")
     figure = phase.draw(pd.concat([scratch, runs({0.20: 5}, 5)]), PAIR, tmp_path, 50)

@@ -282,7 +282,7 @@ def test_why_says_what_would_rerun_and_what_changed(clone: Clone):
     clone.params(students__alpha=0.9)
     clone.edit("src/grokdistill/distill.py", "wide = logits.double()", "wide = logits.double() * 1.0")
     assert "src/grokdistill/distill.py: matched_temperature changed" in why(run)
-    assert "current" in why("tables") or "runs" in why("tables")
+    assert "tables: would be made: made from other runs" in why("tables")
     assert "no such run" in clone.run("python", "-m", "grokdistill", "why", "nonsense", ok=False)
 
 
