@@ -45,11 +45,30 @@ def test_the_readme_tells_what_the_grid_made(repository, script):
     assert text == module.between(text, "results/", module.grid(repository / "results"))
 
 
-def test_the_readme_tells_what_the_benchmarks_measured(repository, script):
+@pytest.mark.parametrize(
+    ("page", "source", "write", "folder"),
+    [
+        ("README.md", "results-quick/", "demonstration", "docs/demo"),
+        ("README.md", "benchmarks/results/", "speed", "benchmarks/results"),
+        ("docs/scaling.md", "benchmarks/results/planning.json", "large_studies", "benchmarks/results"),
+    ],
+)
+def test_a_page_tells_what_was_made(repository, script, page, source, write, folder):
     """`make readme` brings it up to date."""
     module = script("update_readme")
-    text = (repository / "README.md").read_text(encoding="utf-8")
-    assert text == module.between(text, "benchmarks/results/", module.speed(repository / "benchmarks" / "results"))
+    text = (repository / page).read_text(encoding="utf-8")
+    assert text == module.between(text, source, getattr(module, write)(repository / folder))
+
+
+def test_the_page_of_readings_has_every_table_of_its_studies(repository, script):
+    """`make readings` brings it up to date."""
+    module = script("readings")
+    page = (repository / "docs/readings.md").read_text(encoding="utf-8")
+    assert {path.stem for path in (repository / "docs/readings").glob("*.csv")} == set(module.STUDIES)
+    for name in module.STUDIES:
+        block = page.partition(f"<!-- written by `make readings` from results-{name}/ -->")[2].partition("<!-- end")[0]
+        found = pd.read_csv(repository / "docs" / "readings" / f"{name}.csv", dtype={"t_grok": "Int64"})
+        assert all(table in block for table in module.comparisons(found)), name
 
 
 def test_what_the_readme_tells_of_a_grid(script, tmp_path):

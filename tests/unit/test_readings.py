@@ -98,6 +98,18 @@ def test_f_m_is_judged_by_the_prime_it_knows_less_well(tmp_path):
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["alpha=0.5", "default", "alpha=0.7"]
 
 
+def test_the_picture_ranks_readings_and_judges_f_m_by_the_prime_it_knows_less_well():
+    variants = {"": 0.7, "alpha=0.5": 0.9, "alpha=0.9": 0.8}
+    joint = [row(name, 0, p2, stage="joint", p1_fraction=0.35, final_p1_acc=0.75) for name, p2 in variants.items()]
+    accuracy, seeds = readings._block(readings.table(pd.DataFrame(joint), curve))
+    assert list(accuracy.index) == [f"{name}, 30,000 steps" for name in ("alpha=0.5", "alpha=0.9", "default")]
+    assert accuracy.iloc[:, 0].tolist() == pytest.approx([0.75, 0.75, 0.7])
+    students = pd.DataFrame([row(name, 0, p2) for name, p2 in variants.items()])
+    accuracy, seeds = readings._block(readings.table(students, curve))
+    assert accuracy.iloc[:, 0].tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert seeds.iloc[:, 0].tolist() == ["0.90  0/1", "0.80  0/1", "0.70  0/1"]
+
+
 def test_the_picture_is_the_same_bytes_for_the_same_table(tmp_path):
     frame = readings.table(RUNS, curve)
     for name in ("one", "two"):

@@ -46,6 +46,12 @@ def two_primes(found: pd.DataFrame) -> str:
     return markdown(shown.sort_values(["cell", "worse"], ascending=[True, False], kind="stable")[columns].rename(columns=names))
 
 
+def comparisons(found: pd.DataFrame) -> list[str]:
+    """A table of readings for each stage and method."""
+    groups = found.groupby(["stage", "method"], sort=False)
+    return [two_primes(own) if stage in ("joint", "continual") else comparison(own) for (stage, _), own in groups]
+
+
 def outcomes(runs: pd.DataFrame) -> str:
     """What came of the default: a line per run, or per cell where there are several seeds."""
     runs = runs[runs["variant"] == ""]
@@ -73,8 +79,7 @@ def written(name: str) -> str:
     found = pd.read_csv(results / "readings.csv", dtype={"t_grok": "Int64"})
     if (runs["stage"] == "continual").any():
         text.append(bounds(runs))
-    for (stage, _), own in found.groupby(["stage", "method"], sort=False):
-        text.append(two_primes(own) if stage in ("joint", "continual") else comparison(own))
+    text += comparisons(found)
     text.append(outcomes(runs.astype({"t_mem": "Int64", "t_grok": "Int64"}).fillna({"variant": ""})))
     shutil.copyfile(results / "readings.csv", KEPT / f"{name}.csv")
     shutil.copyfile(results / "figures" / "readings-curves.png", KEPT / f"{name}.png")

@@ -70,6 +70,11 @@ def headline(results: Path, pair: tuple[int, int]) -> str:
     return markdown(cells[[*by, "grokked", "t_grok", "final test accuracy"]])
 
 
+def demonstration(folder: Path) -> str:
+    """What the demo made."""
+    return runs_table(folder / "runs.csv") + "\n" + claims_table(folder / "claims.csv", "need runs that the demo does not make")
+
+
 def grid(results: Path) -> str:
     """What the paper's grid says, as far as it is trained."""
     params = validate(read([ROOT / "params.yaml"]))
@@ -133,8 +138,7 @@ if __name__ == "__main__":
         shutil.copyfile(ROOT / "results-quick" / name, demo / Path(name).name)
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    made = runs_table(demo / "runs.csv") + "\n" + claims_table(demo / "claims.csv", "need runs that the demo does not make")
-    text = between(text, "results-quick/", made)
+    text = between(text, "results-quick/", demonstration(demo))
     text = between(text, "results/", grid(ROOT / "results"))
     text = between(text, "snakemake -n --forceall", jobs_table())
     readme.write_text(between(text, "benchmarks/results/", speed(ROOT / "benchmarks" / "results")), encoding="utf-8")
