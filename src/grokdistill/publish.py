@@ -15,7 +15,8 @@ from grokdistill.config import STAGES
 from grokdistill.files import DamagedFile, sha256, to_json, write, write_with
 from grokdistill.plan import Plan
 from grokdistill.store import CHECKPOINT, CURVE, DATASET, RECORD, read_record
-from grokdistill.targets import CURVES, RUNS
+
+CURVES = "curves.parquet"
 
 
 def publish(plan: Plan, stage: str) -> None:
@@ -95,7 +96,7 @@ def tables(plan: Plan) -> pd.DataFrame:
     runs = [run for stage in STAGES[1:] for run in plan.stage(stage)]
     curves = [summary.curve_of(plan, run) for run in runs]
     frame = summary.table([summary.row(plan, run, curve) for run, curve in zip(runs, curves)])
-    write(plan.results / RUNS, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    write(plan.results / "runs.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     costs = []
     for run in runs:
         execution = plan.store.record(run.stage, run.fingerprint)["execution"]
@@ -139,7 +140,7 @@ def read_runs(results: Path) -> pd.DataFrame:
     Raises:
         DamagedFile: where it is missing or unreadable.
     """
-    path = results / RUNS
+    path = results / "runs.csv"
     try:
         return pd.read_csv(path, dtype={"variant": str}).fillna({"variant": ""})
     except (OSError, ValueError) as error:

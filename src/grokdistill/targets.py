@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from grokdistill.runs import Study
 
 FIGURES = range(1, 8)
-RUNS, CURVES = "runs.csv", "curves.parquet"
 READ = {  # by module, below the results
-    "figures": (RUNS, CURVES), "phase": (RUNS,), "readings": (RUNS, CURVES), "claims": (RUNS, CURVES),
-    "overview": (RUNS, "claims.csv", "figures/phase.png"),
-}  # fmt: skip
+    "figures": ("runs.csv", "curves.parquet"),
+    "phase": ("runs.csv",),
+    "readings": ("runs.csv", "curves.parquet"),
+    "claims": ("runs.csv", "curves.parquet"),
+    "overview": ("runs.csv", "claims.csv", "figures/phase.png"),
+}
 TIMESTAMP = ".snakemake_timestamp"  # what Snakemake leaves in a folder that a job made
 NEVER = "it has not been made yet"
 LONG_AGO = 946684800  # a timestamp that no file of a study is older than
