@@ -53,7 +53,7 @@ def _explain(plan: Plan, run: PlannedRun, indent: str) -> Iterator[str]:
         yield f"{title}: current"
         return
     if _known(plan, run):
-        yield f"{title}: would be made: its record is here, but a run that is to be made from it needs its model"
+        yield f"{title}: would be made: its record is here, but not what is needed beside it, such as its model"
         return
     record = nearest(plan.store, run)
     if record is None:

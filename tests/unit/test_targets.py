@@ -12,7 +12,7 @@ from grokdistill.params import validate
 from grokdistill.plan import Plan, write_plan
 from grokdistill.runs import enumerate_runs
 from grokdistill.store import sealed
-from grokdistill.targets import Hashes, enumerate_targets, told, why_not_current, why_not_listed
+from grokdistill.targets import Hashes, enumerate_targets, told, what_is_read, why_not_current, why_not_listed
 from grokdistill.why import changed_sources
 
 STAGES = ("datasets", "teachers", "baselines", "students", "joint", "continual")
@@ -168,6 +168,29 @@ def test_a_run_with_other_bytes_and_a_model_that_comes_later_make_their_views_an
     assert stale() == {"students", "tables"}
     assert made.command("tables", made.plan) == 0
     assert stale() == {"students"}  # the phase diagram shows runs.csv, which is as it was
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        *((f"figure-{number}", ["runs.csv", "curves.parquet"]) for number in (1, 7)),
+        ("phase", ["runs.csv"]),
+        ("readings", ["runs.csv", "curves.parquet"]),
+        ("claims", ["runs.csv", "curves.parquet"]),
+        ("overview", ["runs.csv", "claims.csv", "figures/phase.png"]),
+    ],
+)
+def test_all_that_a_target_shows_counts_as_read(study, tiny, name, files):
+    made = study(tiny)
+    plan = Plan.load(made.plan)
+    with made.inside():
+        found = [what_is_read(plan, plan.targets[name], Hashes())]
+        for file in files:
+            path = plan.results / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("another")
+            found.append(what_is_read(plan, plan.targets[name], Hashes()))
+    assert len(set(found)) == len(files) + 1
 
 
 def test_a_picture_drawn_before_its_table_is_not_current_after_it(study, tiny, finished):
