@@ -107,6 +107,14 @@ def test_a_damaged_record_is_named_and_not_written_over(begun, study, tiny, caps
     assert not (clone.results / "runs.csv").exists()
 
 
+def test_verdicts_on_other_claims_are_no_first_page(begun, capsys):
+    assert begun.command("interim", begun.plan) == 0
+    path = begun.results / "claims.csv"
+    pd.read_csv(path, dtype=str, keep_default_na=False)[1:].to_csv(path, index=False)
+    assert begun.command("overview", begun.plan) == 1
+    assert "results/claims.csv: judges other claims than data/paper/claims.yaml" in capsys.readouterr().err
+
+
 def test_a_study_that_has_not_begun(study, tiny, capsys):
     made = study(tiny)
     assert made.command("interim", made.plan) == 1
