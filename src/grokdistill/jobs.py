@@ -174,7 +174,7 @@ def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], devic
         execution = {
             "seconds": round(keeper.seconds / len(runs), 3),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-            "threads": torch.get_num_threads(),
+            "threads": None if device.type == "cuda" else torch.get_num_threads(),  # of a processor; a GPU does not ask
             "seeds_in_job": len(runs),
             "memory_mb": peak_memory(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},

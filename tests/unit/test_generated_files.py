@@ -95,6 +95,7 @@ def test_what_the_readme_tells_of_a_grid(script, tmp_path):
         tmp_path / "claims.csv", index=False
     )
     costs = [("datasets", "X", 1, 3600), ("students", "X", 1, 3600), ("students", "X", 1, 1800), ("joint", "Y", 2, 720)]
+    costs += [("joint", "GPU", None, 360)]
     pd.DataFrame(costs, columns=["stage", "device", "threads", "seconds"]).to_csv(tmp_path / "costs.csv", index=False)
     lines = script("update_readme").grid(tmp_path).splitlines()
     assert [line for line in lines if line.startswith("| sub")] == [
@@ -104,8 +105,8 @@ def test_what_the_readme_tells_of_a_grid(script, tmp_path):
     assert "| one | it groks | 2/3 | 3 | partly |" in lines
     assert "| three | it did once | needs 3 seeds, has 1; so far reproduced | 1 | not run |" in lines
     assert "1 further claims need runs that are not finished ([docs/grid-order.md](docs/grid-order.md))." in lines
-    assert lines[-1].startswith("3 of ")
-    assert lines[-1].endswith("run-hours by their records: 1.5 on X with 1 thread and 0.2 on Y with 2 threads.")
+    assert lines[-1].startswith("4 of ")
+    assert lines[-1].endswith("run-hours by their records: 0.1 on GPU and 1.5 on X with 1 thread and 0.2 on Y with 2 threads.")
 
 
 def test_the_grid_in_order(repository, script):

@@ -87,10 +87,10 @@ def cost(results: Path, runs: int) -> str:
     """How much of the grid is there, and what it took, by the runs' own records."""
     costs = pd.read_csv(results / "costs.csv")
     costs = costs[costs["stage"] != "datasets"]
-    hours = costs.groupby(["device", "threads"])["seconds"].sum() / 3600
-    took = " and ".join(
-        f"{each:.1f} on {device} with {threads} thread{'s' * (threads > 1)}" for (device, threads), each in hours.items()
-    )
+    # A GPU's runs have no threads.
+    used = [" with 1 thread" if n == 1 else f" with {n:.0f} threads" if n == n else "" for n in costs["threads"]]
+    hours = costs.groupby(costs["device"] + used)["seconds"].sum() / 3600
+    took = " and ".join(f"{each:.1f} on {what}" for what, each in hours.items())
     return f"{len(costs)} of {runs} training runs are finished; run-hours by their records: {took}.\n"
 
 
