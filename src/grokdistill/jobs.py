@@ -87,13 +87,13 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
         for run in runs:
             name = f"{run.stage}/{run.name}"
             held.enter_context(locked(plan.store.root / "locks" / run.fingerprint, f"another process trains {name}"))
-        # Runs that stopped at different steps cannot go on side by side.
-        groups: dict[int, list[PlannedRun]] = {}
+        # Runs that stopped at different steps cannot go on side by side; what is told of them, not after different devices.
+        groups: dict[tuple, list[PlannedRun]] = {}
         states = {}
         for run in runs:
             if not plan.store.complete(run.stage, run.fingerprint):
                 states[run.fingerprint] = kept = _state(plan, run)
-                groups.setdefault(kept[0].step if kept else 0, []).append(run)
+                groups.setdefault((kept[0].step, kept[1].devices) if kept else (), []).append(run)
         chosen = held.enter_context(cards.device(device))
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
@@ -101,7 +101,7 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
             _train_within_memory(plan, together, [states[run.fingerprint] for run in together], chosen)
 
 
-def _state(plan: Plan, run: PlannedRun) -> tuple[Any, float] | None:
+def _state(plan: Plan, run: PlannedRun) -> tuple[Any, Any] | None:
     """Where an earlier training of the run was stopped; a state that is damaged is told and deleted."""
     from grokdistill.resume import STATE, load
 
@@ -150,7 +150,7 @@ def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], devic
     """Train runs of one step side by side, and put each into the store as soon as it ends."""
     import torch
 
-    from grokdistill.resume import STATE, StateKeeper
+    from grokdistill.resume import STATE, Past, StateKeeper
     from grokdistill.train import Outcome, Trainer
 
     material = _material(plan, runs, device)
@@ -160,20 +160,21 @@ def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], devic
         raise JobError(f"{runs[0].stage}/{runs[0].cell}: {error}") from None
     trainer = Trainer(experiment, device)
     reporter = Reporter(runs[0].cell, [run.config.seed for run in runs])
-    before = 0.0
+    past = Past()
     if states[0]:
         trainer.resume([state for state, _ in states])
-        before = states[0][1]
+        past = states[0][1]
         reporter.note(f"goes on at step {trainer.at:,}")
     folders = [plan.store.folder(run.stage, run.fingerprint) for run in runs]
     kept = [(folder / STATE, run.fingerprint) for folder, run in zip(folders, runs, strict=True)]
-    keeper = StateKeeper(kept, before, plan.params.execution.keep_seconds)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    keeper = StateKeeper(kept, past, name, plan.params.execution.keep_seconds)
 
     def ended(place: int, outcome: Outcome) -> None:
         run, folder = runs[place], folders[place]
         execution = {
             "seconds": round(keeper.seconds / len(runs), 3),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+            "device": ", then ".join(keeper.devices),
             "threads": None if device.type == "cuda" else torch.get_num_threads(),  # of a processor; a GPU does not ask
             "seeds_in_job": len(runs),
             "memory_mb": peak_memory(),

@@ -11,6 +11,7 @@ import json
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -26,20 +27,33 @@ STATE = "state.safetensors"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def save(path: Path, fingerprint: str, state: State, seconds: float) -> None:
-    """Keep a state; `seconds` of training lie behind it."""
+@dataclass(frozen=True)
+class Past:
+    """What lies behind a state: seconds of training, and the devices it was on, in order."""
+
+    seconds: float = 0.0
+    devices: tuple[str, ...] = ()
+
+    def on(self, device: str) -> tuple[str, ...]:
+        """The devices of a training that goes on there."""
+        return self.devices if self.devices[-1:] == (device,) else (*self.devices, device)
+
+
+def save(path: Path, fingerprint: str, state: State, past: Past) -> None:
+    """Keep a state and what lies behind it."""
     about = {
         "fingerprint": fingerprint,
         "step": state.step,
-        "seconds": seconds,
+        "seconds": past.seconds,
+        "devices": list(past.devices),
         "losses": state.losses,
         "history": json.dumps(state.history),  # as text, which keeps the order of columns
     }
     save_tensors(path, state.tensors, about | {"digest": _digest(about, state.tensors)}, "torch")
 
 
-def load(path: Path, fingerprint: str) -> tuple[State, float] | None:
-    """A run's state and the seconds behind it; None where there is none.
+def load(path: Path, fingerprint: str) -> tuple[State, Past] | None:
+    """A run's state and what lies behind it; None where there is none.
 
     Raises:
         DamagedFile: where there is one that is not whole, or another run's.
@@ -51,12 +65,12 @@ def load(path: Path, fingerprint: str) -> tuple[State, float] | None:
     try:
         whole = digest == _digest(about, tensors) and about["fingerprint"] == fingerprint
         state = State(about["step"], tensors, about["losses"], json.loads(about["history"]))
-        seconds = about["seconds"]
+        past = Past(about["seconds"], tuple(about.get("devices", ())))
     except (KeyError, TypeError, ValueError, AttributeError):
         whole = False
     if not whole:
         raise DamagedFile(f"{path}: not the state of run {fingerprint} as it was kept")
-    return state, seconds
+    return state, past
 
 
 def _digest(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:
@@ -72,12 +86,14 @@ class StateKeeper:
 
     Args:
         runs: file and fingerprint of each run.
-        seconds: of training that lie behind it.
+        past: what lies behind it.
+        device: the name of what it trains on.
         every: seconds between two states: at most this much work is lost.
     """
 
-    def __init__(self, runs: list[tuple[Path, str]], seconds: float, every: float) -> None:
-        self.runs, self.before, self.every = runs, seconds, every
+    def __init__(self, runs: list[tuple[Path, str]], past: Past, device: str, every: float) -> None:
+        self.runs, self.before, self.every = runs, past.seconds, every
+        self.devices = past.on(device)
         self.ended: set[int] = set()
         self.started = self.last = time.monotonic()
         self.told: int | None = None
@@ -112,7 +128,7 @@ class StateKeeper:
         """Keep the states of the runs that have not ended."""
         for place, ((path, fingerprint), state) in enumerate(zip(self.runs, states, strict=True)):
             if place not in self.ended:
-                save(path, fingerprint, state, self.seconds)
+                save(path, fingerprint, state, Past(self.seconds, self.devices))
         self.last = time.monotonic()
         if self.told is not None:
             name = signal.Signals(self.told).name

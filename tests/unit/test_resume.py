@@ -12,9 +12,10 @@ import pytest
 import torch
 from test_train import CASES, CPU, build
 
-from grokdistill import resume
+from grokdistill import jobs, resume
 from grokdistill.files import DamagedFile, load_tensors, save_tensors, sha256
 from grokdistill.jobs import Stopped
+from grokdistill.resume import Past, StateKeeper
 from grokdistill.store import sealed
 from grokdistill.train import Trainer
 
@@ -54,9 +55,9 @@ def test_a_training_goes_on_bit_for_bit(case, stop, tmp_path):
     keeper = At(stop)
     with pytest.raises(Stopped):
         Trainer(build(fields)[2], CPU).run(keeper=keeper)
-    resume.save(tmp_path / "state", "abc", keeper.states[0], 1.5)
-    state, seconds = resume.load(tmp_path / "state", "abc")
-    assert seconds == 1.5
+    resume.save(tmp_path / "state", "abc", keeper.states[0], Past(1.5, ("one", "another")))
+    state, past = resume.load(tmp_path / "state", "abc")
+    assert past == Past(1.5, ("one", "another"))
     assert state.step > 0
     again = Trainer(build(fields)[2], CPU)
     again.resume([state])
@@ -84,14 +85,14 @@ def kept(tmp_path):
     with pytest.raises(Stopped):
         Trainer(build(CASES["student"] | LONG)[2], CPU).run(keeper=keeper)
     path = tmp_path / "state.safetensors"
-    resume.save(path, "abc", keeper.states[0], 1.0)
+    resume.save(path, "abc", keeper.states[0], Past(1.0, ("one",)))
     return path
 
 
 def test_a_state_that_is_not_whole_is_refused(kept):
     """A flipped bit, in each byte of the header and in many others; any cut; another run's."""
     whole = kept.read_bytes()
-    state, seconds = resume.load(kept, "abc")
+    state, past = resume.load(kept, "abc")
     with pytest.raises(DamagedFile, match="not the state of run abd"):
         resume.load(kept, "abd")
     rng, header = random.Random(0), 8 + int.from_bytes(whole[:8], "little")
@@ -105,7 +106,7 @@ def test_a_state_that_is_not_whole_is_refused(kept):
             continue
         # 1E-05 for 1e-05, or another last digit of the same float
         assert place < header
-        assert (found.step, found.losses, found.history, after) == (state.step, state.losses, state.history, seconds)
+        assert (found.step, found.losses, found.history, after) == (state.step, state.losses, state.history, past)
     for length in (0, 7, 100, len(whole) // 2, len(whole) - 1):
         kept.write_bytes(whole[:length])
         with pytest.raises(DamagedFile):
@@ -175,6 +176,26 @@ def test_a_job_killed_again_and_again_ends_as_if_nothing_had_been(study, tiny, r
     for one, two in zip(result(made), result(undisturbed), strict=True):
         assert one == two
     assert not state.exists()
+
+
+def test_a_run_that_went_on_elsewhere_names_every_device(study, tiny, monkeypatch):
+    made = study(alone(tiny, steps=20))
+    made.make("datasets")
+    (key,) = made.of("teachers")
+    keep = StateKeeper.keep
+
+    def kept_and_stopped(self, states):
+        self.told = signal.SIGTERM
+        keep(self, states)
+
+    monkeypatch.setattr(StateKeeper, "keep", kept_and_stopped)
+    monkeypatch.setattr(jobs, "_processor", lambda: "this")
+    for _ in range(2):
+        assert made.command("train", made.plan, "--stage", "teachers") == 128 + signal.SIGTERM
+    monkeypatch.setattr(StateKeeper, "keep", keep)
+    monkeypatch.setattr(jobs, "_processor", lambda: "that")
+    made.make("teachers")
+    assert json.loads((made.stored(key) / "record.json").read_text())["execution"]["device"] == "this, then that"
 
 
 def test_a_damaged_state_is_told_and_the_run_starts_over(study, tiny, capfd):
@@ -287,7 +308,6 @@ def test_a_seed_that_diverges_is_named_and_the_others_are_kept(study, tiny, capf
 def test_a_full_disk_is_told_and_nothing_half_made_is_kept(study, tiny, capfd, monkeypatch):
     made = study(alone(tiny, steps=6))
     made.make("datasets")
-    from grokdistill import jobs
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
