@@ -1,6 +1,6 @@
 """What a GPU makes of it: run-steps per second of stacked seeds, one student configuration, and the whole grid.
 
-python benchmarks/gpu.py                 # stacked seeds against one eager process per run; 5 seeds for 15,000 steps
+python benchmarks/gpu.py                 # stacked seeds and jobs at a time against one eager process; 5 seeds for 15,000 steps
 python benchmarks/gpu.py --grid          # also the paper's whole grid with 5 seeds, stage by stage, as users train it
 """
 
@@ -10,6 +10,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from about import about, save
 
 from grokdistill.config import STAGES, RunConfig
 from grokdistill.data import generate
+from grokdistill.lanes import Lanes
 from grokdistill.losses import distillation_loss, stablemax_cross_entropy
 from grokdistill.model import initial_weights, load
 from grokdistill.params import read, validate
@@ -62,6 +64,31 @@ def stacked(config: RunConfig, seeds: int, steps: int, device: torch.device) -> 
     return seeds * steps / seconds(lambda: made.train(10, 10 + steps), device)
 
 
+def side_by_side(config: RunConfig, seeds: int, jobs: int, steps: int, device: torch.device) -> float:
+    """Run-steps per second of jobs at a time, each with that many stacked seeds."""
+    lanes, begin, end = Lanes(jobs), threading.Barrier(jobs + 1), threading.Barrier(jobs + 1)
+
+    def job() -> None:
+        with lanes.lane(device):
+            made = trainer(config, seeds, device)
+            lanes.adapt(made)
+            made.train(0, 10)
+            begin.wait()
+            made.train(10, 10 + steps)
+            if device.type == "cuda":
+                torch.cuda.current_stream(device).synchronize()
+            end.wait()
+
+    together = threading.Thread(target=lanes.run, args=([job] * jobs, lambda _: True))
+    together.start()
+    begin.wait()
+    start = time.perf_counter()
+    end.wait()
+    taken = time.perf_counter() - start
+    together.join()
+    return jobs * seeds * steps / taken
+
+
 def eager(config: RunConfig, steps: int, device: torch.device) -> float:
     """Run-steps per second of the textbook full-sequence model, one run in a process, distilled at the operator."""
     made = trainer(config, 1, device)
@@ -88,7 +115,7 @@ def eager(config: RunConfig, steps: int, device: torch.device) -> float:
 
 
 def grid(device: torch.device) -> dict[str, float]:
-    """Seconds of each stage of the paper's whole grid, five seeds in a job, by the commands that users type."""
+    """Seconds of each stage of the paper's whole grid, eight jobs of five seeds at a time, by the commands that users type."""
     with tempfile.TemporaryDirectory() as folder:
         overlay = Path(folder) / "overlay.yaml"
         overlay.write_text("execution: {seeds_per_job: 5}\n")
@@ -101,7 +128,7 @@ def grid(device: torch.device) -> dict[str, float]:
             which = (
                 ["dataset", plan, "--all"]
                 if stage == "datasets"
-                else ["train", plan, "--stage", stage, "--device", device.type]
+                else ["train", plan, "--stage", stage, "--device", device.type, "--jobs", "8"]
             )
             found[stage] = seconds(lambda which=which: subprocess.run([*command, *which], cwd=folder, check=True), device)
             print(f"  {stage:10} {found[stage]:8.1f} s")
@@ -113,6 +140,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=15000, help="of the one student configuration (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 5, 20], help="stacked (default: 1 5 20)")
+    parser.add_argument("--jobs", type=int, nargs="+", default=[4, 8], help="jobs of 5 seeds at a time (default: 4 8)")
     parser.add_argument("--grid", action="store_true", help="also train the whole grid: minutes on a large GPU")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -121,6 +149,7 @@ def main() -> None:
     document = {"about": about(device=name)}
     document["run-steps per second"] = rates = {"one eager process per run": eager(config, few, device)}
     rates |= {f"{seeds} stacked": stacked(config, seeds, few, device) for seeds in options.seeds}
+    rates |= {f"5 stacked, {jobs} jobs at a time": side_by_side(config, 5, jobs, few, device) for jobs in options.jobs}
     for what, rate in rates.items():
         print(f"{what:28} {rate:10.0f} run-steps/s {rate / rates['one eager process per run']:8.1f} times")
     five = trainer(config, 5, device)

@@ -89,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--stage", choices=STAGES[1:], help="every run of a stage")
     training.add_argument("--device", help="cpu, cuda:1, ...; default: a GPU that no other job has, where there is one")
     training.add_argument("--threads", type=_whole(1), help="CPU threads; default: PyTorch's choice")
+    text = "this many jobs at a time, each on streams of its own: a large GPU has room for 8; default: one after the other"
+    training.add_argument("--jobs", type=_whole(1, 32), default=1, metavar="N", help=text)
 
     adoption = command("adopt", _adopt, "put finished runs from another results folder, or from restored views, into the store")
     _plan_argument(adoption)
@@ -185,16 +187,13 @@ def _dataset(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     plan, runs = _chosen(options, options.stage)
     _only(runs, "train", STAGES[1:])
-    done: set[str] = set()
-    for run in runs:
-        if run.fingerprint in done:
-            continue
-        done.update(run.batch)
-        missing = [key for key in run.batch if not plan.store.complete(run.stage, key)]
-        if missing:
-            from grokdistill.jobs import train
+    batches = dict.fromkeys(run.batch for run in runs)
+    missing = [[key for key in batch if not plan.store.complete(plan.entries[key]["stage"], key)] for batch in batches]
+    if any(missing):
+        from grokdistill.jobs import train_all
 
-            train(plan, [plan.run(key) for key in missing], options.device, options.threads)
+        work = [[plan.run(key) for key in keys] for keys in missing if keys]
+        train_all(plan, work, options.device, options.threads, options.jobs)
 
 
 def _adopt(options: argparse.Namespace) -> None:

@@ -9,8 +9,9 @@ import platform
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from grokdistill.files import DamagedFile, load_tensors, locked, save_tensors, w
 from grokdistill.plan import Plan, PlannedRun
 from grokdistill.progress import Reporter
 from grokdistill.store import CHECKPOINT, CURVE, DATASET
+
+if TYPE_CHECKING:
+    from grokdistill.lanes import Lanes
 
 
 class JobError(RuntimeError):
@@ -56,13 +60,40 @@ def load_dataset(plan: Plan, fingerprint: str) -> Dataset:
     return Dataset(header["prime"], wide["a"], wide["b"], {op: wide[op] for op in OPERATORS}, wide["order"])
 
 
-def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads: int | None = None) -> None:
-    """Train runs of one cell side by side and put each into the store.
+def train_all(plan: Plan, batches: list[list[PlannedRun]], device: str | None, threads: int | None, count: int) -> None:
+    """Train batches of runs, `count` at a time, each as soon as what it is made from is in the store; else as `train`.
+
+    Raises:
+        JobError: also where several at a time would have different results than one after the other.
+    """
+    from grokdistill.lanes import Lanes
+
+    configs = [run.config for runs in batches for run in runs]
+    if count > 1 and any(config.dropout for config in configs):
+        raise JobError("dropout draws from one generator of the whole process: train one job at a time (without --jobs)")
+    if count > 1 and len(found := {config.precision for config in configs}) > 1:
+        raise JobError(f"the precision is the whole process's: train these apart ({', '.join(sorted(found))})")
+    lanes = Lanes(count)
+    lanes.run(
+        [partial(train, plan, runs, device, threads, lanes) for runs in batches],
+        lambda place: all(
+            plan.store.complete(plan.entries[parent]["stage"], parent)
+            for run in batches[place]
+            for parent in run.parents.values()
+        ),
+    )
+
+
+def train(
+    plan: Plan, runs: list[PlannedRun], device: str | None = None, threads: int | None = None, lanes: Lanes | None = None
+) -> None:
+    """Train runs of one cell as one stacked model and put each into the store.
 
     Args:
         runs: equal but for their seeds, none of them in the store yet.
         device: "cpu", "cuda:1", ...; by default a GPU of its own (see `cards`) where there is one.
         threads: CPU threads; by default PyTorch's own choice.
+        lanes: where other jobs run at the same time.
 
     Raises:
         JobError: where a teacher may not teach, sources changed since the plan was made, or there is no such device.
@@ -71,7 +102,9 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
     import torch
 
     from grokdistill import cards
+    from grokdistill.lanes import Lanes
 
+    lanes = lanes or Lanes()
     for run in runs:
         _check_sources(run)
     if device:
@@ -95,10 +128,9 @@ def train(plan: Plan, runs: list[PlannedRun], device: str | None = None, threads
                 states[run.fingerprint] = kept = _state(plan, run)
                 groups.setdefault((kept[0].step, kept[1].devices) if kept else (), []).append(run)
         chosen = held.enter_context(cards.device(device))
-        if chosen.type == "cuda":
-            torch.cuda.set_device(chosen)
+        held.enter_context(lanes.lane(chosen))
         for together in groups.values():
-            _train_within_memory(plan, together, [states[run.fingerprint] for run in together], chosen)
+            _train_within_memory(plan, together, [states[run.fingerprint] for run in together], chosen, lanes)
 
 
 def _state(plan: Plan, run: PlannedRun) -> tuple[Any, Any] | None:
@@ -116,7 +148,9 @@ def _state(plan: Plan, run: PlannedRun) -> tuple[Any, Any] | None:
         return None
 
 
-def _train_within_memory(plan: Plan, runs: list[PlannedRun], states: list[Any], device: Any, split: bool = False) -> None:
+def _train_within_memory(
+    plan: Plan, runs: list[PlannedRun], states: list[Any], device: Any, lanes: Lanes, split: bool = False
+) -> None:
     """Train runs side by side; once, in two halves where they do not fit into memory together.
 
     Raises:
@@ -125,7 +159,7 @@ def _train_within_memory(plan: Plan, runs: list[PlannedRun], states: list[Any], 
     import torch
 
     try:
-        _train_together(plan, runs, states, device)
+        _train_together(plan, runs, states, device, lanes)
     except (RuntimeError, MemoryError) as error:
         # A processor's allocator says it in a plain RuntimeError.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "not enough memory" not in str(error):
@@ -143,10 +177,10 @@ def _train_within_memory(plan: Plan, runs: list[PlannedRun], states: list[Any], 
         return
     middle = len(rest) // 2
     for half in (rest[:middle], rest[middle:]):
-        _train_within_memory(plan, [runs[place] for place in half], [states[place] for place in half], device, split=True)
+        _train_within_memory(plan, [runs[place] for place in half], [states[place] for place in half], device, lanes, True)
 
 
-def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], device: Any) -> None:
+def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], device: Any, lanes: Lanes) -> None:
     """Train runs of one step side by side, and put each into the store as soon as it ends."""
     import torch
 
@@ -159,7 +193,8 @@ def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], devic
     except ValueError as error:
         raise JobError(f"{runs[0].stage}/{runs[0].cell}: {error}") from None
     trainer = Trainer(experiment, device)
-    reporter = Reporter(runs[0].cell, [run.config.seed for run in runs])
+    lanes.adapt(trainer)
+    reporter = Reporter(runs[0].cell, [run.config.seed for run in runs], among=lanes.count)
     past = Past()
     if states[0]:
         trainer.resume([state for state, _ in states])
@@ -168,16 +203,16 @@ def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], devic
     folders = [plan.store.folder(run.stage, run.fingerprint) for run in runs]
     kept = [(folder / STATE, run.fingerprint) for folder, run in zip(folders, runs, strict=True)]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    keeper = StateKeeper(kept, past, name, plan.params.execution.keep_seconds)
+    keeper = StateKeeper(kept, past, name, plan.params.execution.keep_seconds, lanes.stop, lambda: lanes.on[device])
 
     def ended(place: int, outcome: Outcome) -> None:
         run, folder = runs[place], folders[place]
         execution = {
-            "seconds": round(keeper.seconds / len(runs), 3),
+            "seconds": round(keeper.seconds() / len(runs), 3),
             "device": ", then ".join(keeper.devices),
             "threads": None if device.type == "cuda" else torch.get_num_threads(),  # of a processor; a GPU does not ask
             "seeds_in_job": len(runs),
-            "memory_mb": peak_memory(),
+            "memory_mb": peak_memory() if lanes.count == 1 else None,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         }
         header = {"shape": vars(experiment.engine.shape), "config": run.config.model_dump(exclude_none=True)}
@@ -188,9 +223,9 @@ def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], devic
         plan.store.commit(run.stage, run.fingerprint, record, (CHECKPOINT, CURVE))
         (folder / STATE).unlink(missing_ok=True)
         keeper.ended.add(place)
-        reporter.ended(run.config.seed, outcome, keeper.seconds)
+        reporter.ended(run.config.seed, outcome, keeper.seconds())
 
-    with keeper:
+    with lanes.stop:
         trainer.run(reporter, keeper, ended)
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from grokdistill.train import Outcome, Progress
 
 CLEAR = "\r\x1b[K"
-PLAIN_EVERY = 10.0  # seconds between lines where the output is not a terminal
+PLAIN_EVERY = 10.0  # seconds between lines where the output is not a terminal, or not one job's alone
 
 
 def duration(seconds: float) -> str:
@@ -27,17 +27,17 @@ def span(values: list[float]) -> str:
 
 
 class Reporter:
-    """Prints where a job stands: step, rate, time left, train and test accuracy."""
+    """Prints where a job stands, `among` several at a time: step, rate, time left, train and test accuracy."""
 
-    def __init__(self, cell: str, seeds: list[int], stream: TextIO | None = None) -> None:
+    def __init__(self, cell: str, seeds: list[int], stream: TextIO | None = None, among: int = 1) -> None:
         self.stream = stream or sys.stderr
         self.cell, self.title = cell, f"{cell} seed{'s' if len(seeds) > 1 else ''} {','.join(map(str, seeds))}"
-        self.live = self.stream.isatty()
+        self.live, self.every = among == 1 and self.stream.isatty(), among * PLAIN_EVERY
         self.shown = 0.0
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if not self.live and now - self.shown < PLAIN_EVERY and progress.step != progress.steps:
+        if not self.live and now - self.shown < self.every and progress.step != progress.steps:
             return
         self.shown = now
         rate = (progress.step - progress.since) / max(progress.seconds, 1e-9)

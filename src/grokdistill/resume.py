@@ -11,6 +11,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -81,32 +82,22 @@ def _digest(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-class StateKeeper:
-    """Keeps a job's states every so often, and at once when the process is told to stop, which then stops.
+class Stop:
+    """Whether the process was told to stop: `told` is the signal's number. Only the main thread hears signals."""
 
-    Args:
-        runs: file and fingerprint of each run.
-        past: what lies behind it.
-        device: the name of what it trains on.
-        every: seconds between two states: at most this much work is lost.
-    """
-
-    def __init__(self, runs: list[tuple[Path, str]], past: Past, device: str, every: float) -> None:
-        self.runs, self.before, self.every = runs, past.seconds, every
-        self.devices = past.on(device)
-        self.ended: set[int] = set()
-        self.started = self.last = time.monotonic()
+    def __init__(self) -> None:
         self.told: int | None = None
         self.handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> StateKeeper:
+    def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
             self.handlers = {number: signal.signal(number, self.tell) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
 
     def tell(self, number: int, _: FrameType | None) -> None:
         """A signal has come: stop after the current update; a second one does not wait for it."""
@@ -115,22 +106,53 @@ class StateKeeper:
             signal.raise_signal(number)
         self.told = number
 
-    @property
+
+class StateKeeper:
+    """Keeps a job's states every so often, and at once when the process is told to stop, which then stops.
+
+    Args:
+        runs: file and fingerprint of each run.
+        past: what lies behind them.
+        device: the name of what they train on.
+        every: seconds between two states: at most this much work is lost.
+        stop: whether to stop.
+        sharing: how many jobs are on the device, this one among them.
+    """
+
+    def __init__(
+        self,
+        runs: list[tuple[Path, str]],
+        past: Past,
+        device: str,
+        every: float,
+        stop: Stop,
+        sharing: Callable[[], int] = lambda: 1,
+    ) -> None:
+        self.runs, self.every, self.stop, self.sharing = runs, every, stop, sharing
+        self.devices = past.on(device)
+        self.ended: set[int] = set()
+        self.spent, self.seen = past.seconds, time.monotonic()
+        self.last = self.seen
+
     def seconds(self) -> float:
-        """Seconds of training so far, before a stop and since."""
-        return self.before + time.monotonic() - self.started
+        """Seconds of training so far, before a stop and since; of a device that several jobs share, this job's share."""
+        now = time.monotonic()
+        self.spent += (now - self.seen) / max(1, self.sharing())
+        self.seen = now
+        return self.spent
 
     def due(self) -> bool:
         """Whether it is time."""
-        return self.told is not None or time.monotonic() - self.last >= self.every
+        self.seconds()  # so that each is divided by as many jobs as there were then
+        return self.stop.told is not None or time.monotonic() - self.last >= self.every
 
     def keep(self, states: list[State]) -> None:
         """Keep the states of the runs that have not ended."""
         for place, ((path, fingerprint), state) in enumerate(zip(self.runs, states, strict=True)):
             if place not in self.ended:
-                save(path, fingerprint, state, Past(self.seconds, self.devices))
+                save(path, fingerprint, state, Past(self.seconds(), self.devices))
         self.last = time.monotonic()
-        if self.told is not None:
-            name = signal.Signals(self.told).name
+        if self.stop.told is not None:
+            name = signal.Signals(self.stop.told).name
             text = f"stopped by {name} at step {states[0].step:,}, and kept where it stands: the same command goes on there"
-            raise Stopped(text, self.told)
+            raise Stopped(text, self.stop.told)

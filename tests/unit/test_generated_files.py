@@ -175,6 +175,12 @@ def test_the_next_of_the_grid_is_never_a_run_whose_record_git_brought(repository
     assert bool(named) == (len(brought) < len(hours))
     assert not named & brought
 
+    # All in one list also names those brought whose models the others are made from, and no others.
+    left = [key for _, keys in module.unfinished(models=True) for key in keys]
+    assert len(set(left)) == len(left)
+    assert set(left) - brought == hours.keys() - brought
+    assert all(any(key in plan.entries[other]["parents"].values() for other in left) for key in brought.intersection(left))
+
     spoilt = next((tmp_path / "results/curves").glob("*/*.csv"))
     spoilt.write_text(spoilt.read_text() + "1")
     shutil.rmtree(tmp_path / "results/store")

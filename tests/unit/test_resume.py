@@ -185,7 +185,7 @@ def test_a_run_that_went_on_elsewhere_names_every_device(study, tiny, monkeypatc
     keep = StateKeeper.keep
 
     def kept_and_stopped(self, states):
-        self.told = signal.SIGTERM
+        self.stop.told = signal.SIGTERM
         keep(self, states)
 
     monkeypatch.setattr(StateKeeper, "keep", kept_and_stopped)

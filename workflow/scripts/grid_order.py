@@ -2,6 +2,7 @@
 
     python workflow/scripts/grid_order.py           writes docs/grid-order.md
     python workflow/scripts/grid_order.py --next    prints what `snakemake -- ...` is to make next; `make grid` goes on so
+    python workflow/scripts/grid_order.py --left    prints the fingerprints of all that is not finished, for `grokdistill train`
 
 A step is a claim, and its runs are those that the claim still lacks, with all that they are made from. First come the claims
 that the paper is about, with the seeds that a verdict needs; then always the one that takes least, first with one seed, then
@@ -11,6 +12,7 @@ with as many as it needs, at last all the rest. Costs are seconds per example an
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -136,25 +138,33 @@ def text() -> str:
     return between(page, "params.yaml and data/paper/claims.yaml", markdown(table), "make readme")
 
 
-def show_next() -> None:
-    """Print the markers of the first step that is not finished; nothing where all are.
+def unfinished(models: bool) -> Iterator[tuple[Step, dict[str, Path]]]:
+    """The steps that are not finished, with the marker of each run that they lack.
 
-    A run whose record git brought is finished; its model is trained again where a step needs it.
+    A run whose record git brought is finished; with `models`, not where its model is needed for others and is not here.
     """
     plan, _, order = grid()
-    if refused := adopt(plan, plan.results, models=False).refused:
+    if refused := adopt(plan, plan.results, models).refused:
         sys.exit("\n  ".join(["these are not what they say:", *refused]))
     for step in order:
-        folders = {key: plan.store.folder(plan.entries[key]["stage"], key) for key in step.runs}
-        left = [folder / DONE for key, folder in folders.items() if not plan.store.complete(plan.entries[key]["stage"], key)]
+        stages = {key: plan.entries[key]["stage"] for key in step.runs}
+        left = [key for key, stage in stages.items() if not plan.store.complete(stage, key)]
         if left:
-            print("\n".join(path.as_posix() for path in left))
-            print(f"== {step.claim or 'the rest'}, {step.seeds} seed(s): {len(left)} runs", file=sys.stderr)
-            return
+            yield step, {key: plan.store.folder(stages[key], key) / DONE for key in left}
+
+
+def show_next() -> None:
+    """Print the markers of the first step that is not finished; nothing where all are. Snakemake trains again what it needs."""
+    for step, left in unfinished(models=False):
+        print("\n".join(path.as_posix() for path in left.values()))
+        print(f"== {step.claim or 'the rest'}, {step.seeds} seed(s): {len(left)} runs", file=sys.stderr)
+        return
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--next"]:
         show_next()
+    elif sys.argv[1:] == ["--left"]:
+        print("\n".join(key for _, left in unfinished(models=True) for key in left))
     else:
         PAGE.write_text(text(), encoding="utf-8")

@@ -1,0 +1,180 @@
+"""Jobs side by side: the bits of jobs one after the other, in the right order, with stops and mistakes told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from test_train import CASES, build
+
+from grokdistill.lanes import Lanes
+from grokdistill.resume import Past, StateKeeper, Stop
+from grokdistill.train import Trainer
+
+STAGES = ("teachers", "baselines", "students", "joint", "continual")
+
+
+def results(made, stage):
+    """What each run of a stage left, without what it cost."""
+    found = {}
+    for key in made.of(stage):
+        record = json.loads((made.stored(key) / "record.json").read_text())
+        assert record.pop("sha256")
+        record.pop("execution")
+        found[key] = record, *((made.stored(key) / name).read_bytes() for name in ("curve.csv", "checkpoint.safetensors"))
+    return found
+
+
+def test_the_whole_study_in_one_call_has_the_bits_of_one_job_after_the_other(study, tiny, finished):
+    """Named in the wrong order, so that each waits for what it learns from."""
+    made = study(tiny)
+    made.make("datasets")
+    keys = [key for stage in reversed(STAGES) for key in made.of(stage)]
+    assert made.command("train", made.plan, *keys, "--jobs", "4", "--device", "cpu", "--threads", "1") == 0
+    for stage in STAGES:
+        assert results(made, stage) == results(finished, stage)
+
+
+def test_as_many_as_asked_for_are_under_way_at_a_time():
+    most, meeting, under_way, seen = 3, threading.Barrier(3), [], []
+
+    def job():
+        under_way.append(1)
+        meeting.wait(60)  # passes for three at a time alone
+        seen.append(len(under_way))
+        under_way.pop()
+
+    Lanes(most).run([job] * 9, lambda place: True)
+    assert len(seen) == 9
+    assert max(seen) <= most
+
+
+def test_a_job_begins_when_it_is_ready():
+    done, begun = set(), []
+
+    def job(place):
+        begun.append(place)
+        time.sleep(0.01)
+        done.add(place)
+
+    after = {0: {3}, 1: set(), 2: {0, 1}, 3: set()}
+    Lanes(2).run([lambda place=place: job(place) for place in after], lambda place: after[place] <= done)
+    assert set(begun[:2]) == {1, 3}
+    assert begun[2:] == [0, 2]
+
+
+def test_one_that_nothing_can_make_ready_is_run_to_say_why(study, tiny, capfd):
+    made = study(tiny)
+    made.make("datasets")
+    assert made.command("train", made.plan, "--stage", "students", "--jobs", "2") == 1
+    assert "the run is not in the store; run its stage first (teachers)" in capfd.readouterr().err
+
+
+def test_after_a_mistake_no_further_job_begins(capfd):
+    failed, begun = threading.Event(), []
+
+    def wrong():
+        failed.set()
+        raise ValueError("the mistake")
+
+    def long():
+        begun.append("long")
+        failed.wait(60)
+        time.sleep(0.05)
+        begun.append("its end")
+
+    with pytest.raises(ValueError, match="the mistake"):
+        Lanes(2).run([long, wrong, lambda: begun.append("another")], lambda place: True)
+    assert begun == ["long", "its end"]
+    assert "the mistake\nno further job begins; 1 go on to their end" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"dropout": 0.1}, "dropout draws from one generator of the whole process: train one job at a time (without --jobs)"),
+        ({"precision": ["float32", "float64"]}, "the precision is the whole process's: train these apart (float32, float64)"),
+    ],
+)
+def test_what_would_not_have_the_same_bits_is_refused(study, tiny, capfd, fields, words):
+    tiny["teachers"] |= {"optimizers": ["adamw"], "variants": [{"fields": fields}]}
+    made = study(tiny)
+    made.make("datasets")
+    assert made.command("train", made.plan, "--stage", "teachers", "--jobs", "2") == 1
+    assert words in capfd.readouterr().err
+    assert made.command("train", made.plan, "--stage", "teachers") == 0
+
+
+def test_jobs_that_are_stopped_go_on_to_the_same_bits(study, tiny, repository):
+    tiny["seeds"] = [0]
+    tiny["training"] |= {"steps": 300, "precision": "float32"}
+    undisturbed, made = study(tiny), study(tiny)
+    for one in (undisturbed, made):
+        one.make("datasets")
+    undisturbed.make("teachers")
+    keys = made.of("teachers")
+    assert len(keys) == 2
+    command = [sys.executable, "-m", "grokdistill", "train", str(made.plan), "--stage", "teachers", "--jobs", "2"]
+    environment = os.environ | {"PYTHONPATH": str(repository / "src")}
+    # A signal before the first update stops at that update.
+    job = subprocess.Popen(command, cwd=made.folder, env=environment, stderr=subprocess.PIPE, text=True)
+    locks = [made.results / "store" / "locks" / key for key in keys]
+    deadline = time.monotonic() + 120
+    while not all(path.exists() for path in locks):
+        assert time.monotonic() < deadline
+        assert job.poll() is None, job.stderr.read()
+        time.sleep(0.001)
+    job.send_signal(signal.SIGTERM)
+    told = job.communicate()[1]
+    assert job.returncode == 128 + signal.SIGTERM, told
+    assert "stopped by SIGTERM at step" in told
+    assert all((made.stored(key) / "state.safetensors").exists() for key in keys)
+    made.make("teachers")
+    assert results(made, "teachers") == results(undisturbed, "teachers")
+
+
+def test_jobs_share_the_seconds_of_their_device(tmp_path, monkeypatch):
+    now, sharing = [100.0], [1]
+    monkeypatch.setattr("grokdistill.resume.time.monotonic", lambda: now[0])
+    keeper = StateKeeper([(tmp_path / "state", "abc")], Past(7.0), "this", 1000.0, Stop(), lambda: sharing[0])
+    now[0] += 8.0
+    assert not keeper.due()
+    sharing[0] = 4
+    now[0] += 8.0
+    assert keeper.seconds() == 7.0 + 8.0 + 8.0 / 4
+
+
+def test_memory_is_told_of_jobs_that_have_their_process_to_themselves(study, tiny):
+    made = study(tiny)
+    made.make("datasets")
+    first, second = made.of("teachers")[:2]
+    assert made.command("train", made.plan, first) == 0
+    assert made.command("train", made.plan, second, "--jobs", "2") == 0
+    memory = [json.loads((made.stored(key) / "record.json").read_text())["execution"]["memory_mb"] for key in (first, second)]
+    assert memory[0] > 0
+    assert memory[1] is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_updates_beside_others_are_those_of_a_trainer_alone():
+    """Four stages at a time, each captured while the others replay."""
+    device, cases = torch.device("cuda", 0), ["teacher", "student", "joint, distilled", "continual"]
+    long = {"steps": 400, "eval_every": 20, "precision": "float32"}
+    alone = [Trainer(build(CASES[case] | long, device)[2], device).run()[0] for case in cases]
+    lanes, found = Lanes(4), {}
+
+    def job(place):
+        with lanes.lane(device):
+            trainer = Trainer(build(CASES[cases[place]] | long, device)[2], device)
+            lanes.adapt(trainer)
+            found[place] = trainer.run()[0]
+
+    lanes.run([lambda place=place: job(place) for place in range(4)], lambda place: True)
+    for place, expected in enumerate(alone):
+        assert json.dumps(found[place].curve) == json.dumps(expected.curve), cases[place]
+        assert all(torch.equal(value, found[place].weights[name]) for name, value in expected.weights.items()), cases[place]
