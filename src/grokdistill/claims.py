@@ -24,15 +24,18 @@ from itertools import product
 from math import inf, isnan
 from operator import ge, gt, le
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from grokdistill.files import DamagedFile
+from grokdistill.files import DamagedFile, write
 from grokdistill.intervals import bootstrap_median, wilson
+
+if TYPE_CHECKING:
+    from grokdistill.plan import Plan
 
 Scalar = str | int | float
 Curves = Callable[[str, str], pd.DataFrame]
@@ -611,3 +614,18 @@ def format_table(frame: pd.DataFrame, width: int = 120) -> str:
             parts = [(c[i] if i < len(c) else "").ljust(size) for c, size in zip(cells, shown.values(), strict=True)]
             lines.append("  ".join(parts).rstrip())
     return "\n".join(lines)
+
+
+def make(plan: Plan) -> None:
+    """Write a study's `claims.csv` from its tables, and print how many claims have which verdict."""
+    from grokdistill.publish import read_curves, read_runs
+
+    frame = evaluate(
+        load_claims(plan.params.paths.claims),
+        read_runs(plan.results),
+        read_curves(plan.results),
+        main_pair=plan.params.primes.pair,
+        min_n=plan.params.claims.min_n,
+    )
+    write(plan.results / "claims.csv", frame.to_csv(index=False, lineterminator="\n"))
+    print(", ".join(f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts().items()))

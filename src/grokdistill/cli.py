@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import textwrap
 from collections.abc import Callable
-from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,11 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     _plan_argument(figures)
     figures.add_argument("numbers", nargs="*", type=_whole(1, 7), metavar="N", help="only these figures; default: all")
     text = "estimate the critical thresholds, and draw the shares that they follow from"
-    _plan_argument(command("phase", _made("phase", _make_phase), text))
+    _plan_argument(command("phase", _made("phase", _module("phase")), text))
     text = "compare variants with the defaults that they depart from: a table, two pictures"
-    _plan_argument(command("readings", _made("readings", _make_readings), text))
-    _plan_argument(command("claims", _made("claims", _judge_claims), "judge the paper's claims"))
-    _plan_argument(command("overview", _made("overview", _make_overview), "write the first page: verdicts and phase diagram"))
+    _plan_argument(command("readings", _made("readings", _module("readings")), text))
+    _plan_argument(command("claims", _made("claims", _module("claims")), "judge the paper's claims"))
+    _plan_argument(
+        command("overview", _made("overview", _module("overview")), "write the first page: verdicts and phase diagram")
+    )
     text = "write what the finished runs of a study say before the others are: records, curves, tables, figures and claims"
     _plan_argument(command("interim", _interim, text))
     _plan_argument(command("manifests", _manifests, "write what each stage is made from, for people and for DVC"))
@@ -277,76 +279,16 @@ def _figures(options: argparse.Namespace) -> None:
     from grokdistill.figures import FIGURES
 
     for number in options.numbers or FIGURES:
-        _made(f"figure-{number}", partial(_draw_figure, number=number))(options)
+        _made(f"figure-{number}", _module("figures", number=number))(options)
 
 
-def _draw_figure(plan: Plan, number: int) -> None:
-    from grokdistill import figures
-    from grokdistill.publish import read_curves, read_runs
+def _module(name: str, **more: object) -> Callable[[Plan], None]:
+    """What makes a module's target: in the module itself, so that it belongs to the target's recipe."""
 
-    figures.draw(
-        number,
-        read_runs(plan.results),
-        read_curves(plan.results),
-        plan.results / "figures",
-        main_pair=plan.params.primes.pair,
-        threshold=plan.params.evaluation.threshold,
-        dpi=plan.params.figures.dpi,
-    )
+    def make(plan: Plan) -> None:
+        importlib.import_module(f"grokdistill.{name}").make(plan, **more)
 
-
-def _make_phase(plan: Plan) -> None:
-    from grokdistill import phase
-    from grokdistill.files import write
-    from grokdistill.publish import read_runs
-
-    runs, pair = read_runs(plan.results), plan.params.primes.pair
-    frame = phase.table(runs, pair)
-    write(plan.results / "phase.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    phase.draw(runs, pair, plan.results / "figures", plan.params.figures.dpi)
-
-
-def _make_readings(plan: Plan) -> None:
-    from grokdistill import readings
-    from grokdistill.files import write
-    from grokdistill.publish import read_curves, read_runs
-
-    runs, curves = read_runs(plan.results), read_curves(plan.results)
-    frame = readings.table(runs, curves)
-    write(plan.results / "readings.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    pictures, dpi = plan.results / "figures", plan.params.figures.dpi
-    readings.draw(frame, pictures / "readings.png", dpi)
-    readings.draw_curves(runs, curves, pictures / "readings-curves.png", dpi)
-
-
-def _judge_claims(plan: Plan) -> None:
-    from grokdistill import claims
-    from grokdistill.files import write
-    from grokdistill.publish import read_curves, read_runs
-
-    frame = claims.evaluate(
-        claims.load_claims(Path(plan.params.paths.claims)),
-        read_runs(plan.results),
-        read_curves(plan.results),
-        main_pair=plan.params.primes.pair,
-        min_n=plan.params.claims.min_n,
-    )
-    write(plan.results / "claims.csv", frame.to_csv(index=False, lineterminator="\n"))
-    print(", ".join(f"{count} {verdict}" for verdict, count in frame["verdict"].value_counts().items()))
-
-
-def _make_overview(plan: Plan) -> None:
-    from grokdistill import overview
-    from grokdistill.claims import ClaimsError, load_claims, read_claims
-    from grokdistill.files import write
-    from grokdistill.publish import read_runs
-
-    results, verdicts = plan.results, read_claims(plan.results)
-    claims, picture = load_claims(plan.params.paths.claims), (results / "figures" / "phase.png").read_bytes()
-    if list(verdicts["claim"]) != [claim.id for claim in claims]:
-        path = results / "claims.csv"
-        raise ClaimsError(f"{path}: judges other claims than {plan.params.paths.claims}; make it anew with `snakemake claims`")
-    write(results / "overview.html", overview.page(verdicts, claims, read_runs(results), plan.params.primes.pair, picture))
+    return make
 
 
 def _interim(options: argparse.Namespace) -> None:
@@ -371,11 +313,9 @@ def _interim(options: argparse.Namespace) -> None:
         publish_small(plan, stage)
     tables(plan)
     for number in FIGURES:
-        _draw_figure(plan, number)
-    _make_phase(plan)
-    _make_readings(plan)
-    _judge_claims(plan)
-    _make_overview(plan)
+        _module("figures", number=number)(plan)
+    for name in ("phase", "readings", "claims", "overview"):
+        _module(name)(plan)
     print(f"{done} of {asked} runs are finished; {plan.results} shows what they say so far")
 
 

@@ -9,10 +9,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from grokdistill.claims import Claim, needed
+from grokdistill.claims import Claim, ClaimsError, load_claims, needed, read_claims
+from grokdistill.files import write
+
+if TYPE_CHECKING:
+    from grokdistill.plan import Plan
 
 VERDICTS = {"reproduced": "#0072b2", "partly": "#b07c00", "not reproduced": "#c04a00", "not run": "#757575"}
 SURPRISES = 3
@@ -134,3 +139,19 @@ def _runs(runs: pd.DataFrame) -> str:
         f'<details class="runs"><summary>{len(runs)} run{"s" * (len(runs) != 1)}</summary>'
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></details>"
     )
+
+
+def make(plan: Plan) -> None:
+    """Write a study's `overview.html` from its verdicts, its table of runs and its phase diagram.
+
+    Raises:
+        ClaimsError: where the verdicts are on other claims than there are now.
+    """
+    from grokdistill.publish import read_runs
+
+    results, verdicts = plan.results, read_claims(plan.results)
+    claims, picture = load_claims(plan.params.paths.claims), (results / "figures" / "phase.png").read_bytes()
+    if list(verdicts["claim"]) != [claim.id for claim in claims]:
+        path = results / "claims.csv"
+        raise ClaimsError(f"{path}: judges other claims than {plan.params.paths.claims}; make it anew with `snakemake claims`")
+    write(results / "overview.html", page(verdicts, claims, read_runs(results), plan.params.primes.pair, picture))

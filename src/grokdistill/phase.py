@@ -9,6 +9,7 @@ freedom). With seeds that all grok above a fraction and none below, that is abou
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,11 @@ from scipy.special import expit, xlogy
 from scipy.stats import chi2
 
 from grokdistill import style
+from grokdistill.files import write
 from grokdistill.intervals import wilson
+
+if TYPE_CHECKING:
+    from grokdistill.plan import Plan
 
 CURVE = ["op", "optimizer", "method"]
 STEPS = np.linspace(0, 1, 1001)[1:-1]  # thresholds that are tried
@@ -106,7 +111,7 @@ def draw(runs: pd.DataFrame, pair: tuple[int, int], folder: Path, dpi: int) -> F
         if handles:
             seeds = {method: own["n"] for method, own in shares.groupby("method")}
             labels = [f"{method}, n = {_span(seeds[method])}" for method in handles]
-            figure.legend(handles.values(), labels, loc="outside upper center", ncols=len(handles))
+            figure.legend(handles.values(), labels, loc="outside upper center", ncols=len(handles), borderpad=0.5)
         folder.mkdir(parents=True, exist_ok=True)
         for kind, metadata in style.METADATA.items():
             figure.savefig(folder / f"phase.{kind}", dpi=dpi, metadata=metadata)
@@ -139,3 +144,12 @@ def _curve(ax: Axes, method: str, shares: pd.DataFrame, found: pd.DataFrame, hei
 def _span(values: pd.Series) -> str:
     low, high = values.min(), values.max()
     return f"{low}" if low == high else f"{low} to {high}"
+
+
+def make(plan: Plan) -> None:
+    """Write a study's `phase.csv` and its picture from the table of runs."""
+    from grokdistill.publish import read_runs
+
+    runs, pair = read_runs(plan.results), plan.params.primes.pair
+    write(plan.results / "phase.csv", table(runs, pair).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    draw(runs, pair, plan.results / "figures", plan.params.figures.dpi)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import seaborn
@@ -15,7 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grokdistill import style
+from grokdistill.files import write
 from grokdistill.summary import judged, over_seeds
+
+if TYPE_CHECKING:
+    from grokdistill.plan import Plan
 
 CELL = ["stage", "p1", "p2", "op", "optimizer", "p1_fraction", "fraction", "method"]
 PARTS = ["same_acc", "different_acc", "p1_same_acc", "p1_different_acc", "p1_covered_acc", "p1_uncovered_acc"]
@@ -131,3 +136,15 @@ def _block(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     wide = shown.drop_duplicates(["row", "column"]).pivot(index="row", columns="column", values=["accuracy", "text"])
     wide = wide.reindex(order)
     return wide["accuracy"][columns].astype(float), wide["text"][columns].fillna("")
+
+
+def make(plan: Plan) -> None:
+    """Write a study's `readings.csv` and its two pictures from the tables."""
+    from grokdistill.publish import read_curves, read_runs
+
+    runs, curves = read_runs(plan.results), read_curves(plan.results)
+    frame = table(runs, curves)
+    write(plan.results / "readings.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    pictures, dpi = plan.results / "figures", plan.params.figures.dpi
+    draw(frame, pictures / "readings.png", dpi)
+    draw_curves(runs, curves, pictures / "readings-curves.png", dpi)

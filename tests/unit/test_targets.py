@@ -87,6 +87,13 @@ def test_recipes_follow_what_targets_are_made_from(tiny, tmp_path, monkeypatch, 
     assert {target.group for name, target in after.items() if target.digest != before[name].digest} == changed
 
 
+@pytest.mark.parametrize("module", ["figures", "phase", "readings", "claims", "overview"])
+def test_what_hands_a_target_its_settings_belongs_to_its_recipe(module):
+    """An edit of which threshold, pair or format is used makes it anew."""
+    file = sources.module_path(f"grokdistill.{module}").relative_to(sources.ROOT).as_posix()
+    assert "make" in sources.parts(f"grokdistill.{module}")[file]
+
+
 def test_the_file_of_claims_is_part_of_their_recipe_alone(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny["paths"] = {"claims": "claims.yaml"}

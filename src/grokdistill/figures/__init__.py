@@ -1,6 +1,9 @@
 """Figures 1 to 7 of the paper: `specs` declares what each shows, `canvas` draws any of them."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas
 
@@ -8,7 +11,10 @@ from grokdistill import style
 from grokdistill.figures.canvas import Curves, covered_share, draw_figure, same_answer_share
 from grokdistill.figures.specs import FIGURES, Panel, Spec
 
-__all__ = ["FIGURES", "Curves", "Panel", "Spec", "covered_share", "draw", "draw_figure", "same_answer_share"]
+if TYPE_CHECKING:
+    from grokdistill.plan import Plan
+
+__all__ = ["FIGURES", "Curves", "Panel", "Spec", "covered_share", "draw", "draw_figure", "make", "same_answer_share"]
 
 
 def draw(
@@ -33,3 +39,18 @@ def draw(
         for path, metadata in zip(paths, style.METADATA.values(), strict=True):
             figure.savefig(path, dpi=dpi or "figure", metadata=metadata)
     return paths
+
+
+def make(plan: Plan, number: int) -> None:
+    """Draw one figure of a study from its tables."""
+    from grokdistill.publish import read_curves, read_runs
+
+    draw(
+        number,
+        read_runs(plan.results),
+        read_curves(plan.results),
+        plan.results / "figures",
+        main_pair=plan.params.primes.pair,
+        threshold=plan.params.evaluation.threshold,
+        dpi=plan.params.figures.dpi,
+    )
