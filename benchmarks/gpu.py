@@ -69,15 +69,20 @@ def side_by_side(config: RunConfig, seeds: int, jobs: int, steps: int, device: t
     lanes, begin, end = Lanes(jobs), threading.Barrier(jobs + 1), threading.Barrier(jobs + 1)
 
     def job() -> None:
-        with lanes.lane(device):
-            made = trainer(config, seeds, device)
-            lanes.adapt(made)
-            made.train(0, 10)
-            begin.wait()
-            made.train(10, 10 + steps)
-            if device.type == "cuda":
-                torch.cuda.current_stream(device).synchronize()
-            end.wait()
+        try:
+            with lanes.lane(device):
+                made = trainer(config, seeds, device)
+                with lanes.adapted(made):
+                    made.train(0, 10)
+                    begin.wait()
+                    made.train(10, 10 + steps)
+                    if device.type == "cuda":
+                        torch.cuda.current_stream(device).synchronize()
+                    end.wait()
+        except BaseException:
+            begin.abort()
+            end.abort()
+            raise
 
     together = threading.Thread(target=lanes.run, args=([job] * jobs, lambda _: True))
     together.start()
@@ -128,7 +133,7 @@ def grid(device: torch.device) -> dict[str, float]:
             which = (
                 ["dataset", plan, "--all"]
                 if stage == "datasets"
-                else ["train", plan, "--stage", stage, "--device", device.type, "--jobs", "8"]
+                else ["train", plan, "--stage", stage, "--device", str(device), "--jobs", "8"]
             )
             found[stage] = seconds(lambda which=which: subprocess.run([*command, *which], cwd=folder, check=True), device)
             print(f"  {stage:10} {found[stage]:8.1f} s")
@@ -143,7 +148,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, nargs="+", default=[4, 8], help="jobs of 5 seeds at a time (default: 4 8)")
     parser.add_argument("--grid", action="store_true", help="also train the whole grid: minutes on a large GPU")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device = torch.device("cuda", 0) if options.device == "cuda" else torch.device(options.device)
     config, few = configuration(options.steps), max(10, options.steps // 15)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     document = {"about": about(device=name)}

@@ -56,7 +56,8 @@ def device(asked: str | None) -> Iterator[torch.device]:
 
     cards = [] if asked else visible()
     if not cards:
-        yield torch.device(asked or "cpu")
+        chosen = torch.device(asked or "cpu")
+        yield torch.device("cuda", torch.cuda.current_device()) if chosen == torch.device("cuda") else chosen
         return
     with taken(cards) as place:
         usable = torch.cuda.is_available()

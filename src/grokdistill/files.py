@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,13 +66,16 @@ def hold(path: Path) -> IO[str] | None:
 
 
 @contextmanager
-def locked(path: Path, note: str) -> Iterator[None]:
-    """Hold a file's lock; where another holds it, say `note` and wait."""
+def locked(path: Path, note: str, check: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a file's lock; where another holds it, say `note` and wait, as long as `check` raises nothing."""
     file = hold(path)
     if file is None:
         print(f"{note}; waiting for it", file=sys.stderr, flush=True)
-        file = path.open("a")
-        fcntl.flock(file, fcntl.LOCK_EX)
+    while file is None:
+        if check:
+            check()
+        time.sleep(0.5)
+        file = hold(path)
     with file:
         yield
 

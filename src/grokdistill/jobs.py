@@ -119,7 +119,10 @@ def train(
     with ExitStack() as held:
         for run in runs:
             name = f"{run.stage}/{run.name}"
-            held.enter_context(locked(plan.store.root / "locks" / run.fingerprint, f"another process trains {name}"))
+            held.enter_context(
+                locked(plan.store.root / "locks" / run.fingerprint, f"another process trains {name}", lanes.stop.check)
+            )
+        lanes.stop.check()
         # Runs that stopped at different steps cannot go on side by side; what is told of them, not after different devices.
         groups: dict[tuple, list[PlannedRun]] = {}
         states = {}
@@ -167,10 +170,11 @@ def _train_within_memory(
         config = runs[0].config
         amounts = f"{len(runs)} seed(s) at a time, batches of {config.batch_size}: {str(error).splitlines()[0]}"
         rest = [place for place, run in enumerate(runs) if not plan.store.complete(run.stage, run.fingerprint)]
-        if split or len(rest) < 2:
+        if split or len(rest) < 2 or lanes.count > 1:
+            fewer = f"--jobs {lanes.count}, " if lanes.count > 1 else ""
             raise JobError(
                 f"{runs[0].stage}/{runs[0].cell} does not fit into the memory of {device} ({amounts}). Turn down "
-                f"execution.seeds_per_job (changes no result), or training.batch_size (changes them)"
+                f"{fewer}execution.seeds_per_job (changes no result), or training.batch_size (changes them)"
             ) from None
         print(f"warning: {runs[0].cell} does not fit into memory ({amounts}); trained in two halves", file=sys.stderr)
     else:
@@ -193,7 +197,6 @@ def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], devic
     except ValueError as error:
         raise JobError(f"{runs[0].stage}/{runs[0].cell}: {error}") from None
     trainer = Trainer(experiment, device)
-    lanes.adapt(trainer)
     reporter = Reporter(runs[0].cell, [run.config.seed for run in runs], among=lanes.count)
     past = Past()
     if states[0]:
@@ -203,7 +206,7 @@ def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], devic
     folders = [plan.store.folder(run.stage, run.fingerprint) for run in runs]
     kept = [(folder / STATE, run.fingerprint) for folder, run in zip(folders, runs, strict=True)]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    keeper = StateKeeper(kept, past, name, plan.params.execution.keep_seconds, lanes.stop, lambda: lanes.on[device])
+    keeper = StateKeeper(kept, past, name, plan.params.execution.keep_seconds, lanes.stop, partial(lanes.sharing, device))
 
     def ended(place: int, outcome: Outcome) -> None:
         run, folder = runs[place], folders[place]
@@ -225,7 +228,7 @@ def _train_together(plan: Plan, runs: list[PlannedRun], states: list[Any], devic
         keeper.ended.add(place)
         reporter.ended(run.config.seed, outcome, keeper.seconds())
 
-    with lanes.stop:
+    with lanes.stop, lanes.adapted(trainer):
         trainer.run(reporter, keeper, ended)
 
 

@@ -6,6 +6,9 @@ job's results depend on what runs beside it.
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
 import sys
 import threading
 from collections import Counter
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from grokdistill.jobs import Stopped
 from grokdistill.replay import WARM_UP, Replayed
 from grokdistill.resume import Stop
 from grokdistill.train import Trainer
@@ -40,19 +44,25 @@ class Lanes:
     MOST = 32  # at a time: PyTorch has as many streams of a kind, then it gives out the first again
 
     def __init__(self, count: int = 1) -> None:
+        if count > self.MOST:
+            raise ValueError(f"{count} jobs at a time are more than {self.MOST}")
         self.count = count
         self.stop = Stop()
         self.on: Counter[torch.device] = Counter()
-        self.lock = threading.Lock()
+        self.counting, self.capturing = threading.Lock(), threading.Lock()
         self.own = threading.local()
 
     def run(self, jobs: list[Callable[[], None]], ready: Callable[[int], bool]) -> None:
         """Run jobs in this order, `count` at a time, each as soon as it is ready (or nothing runs that it could wait for).
 
-        After an exception no further job begins; those under way end, and then the first one is raised.
+        After an exception no further job begins; those under way end, and then it is raised.
+
+        Raises:
+            Stopped: also where jobs had not begun when the process was told to stop.
         """
         if self.count == 1:
             for job in jobs:
+                self.stop.check()
                 job()
             return
         todo, running, errors = list(range(len(jobs))), set[int](), list[BaseException]()
@@ -71,30 +81,43 @@ class Lanes:
             return None
 
         def work() -> None:
-            while (place := take()) is not None:
-                try:
+            place = None
+            try:
+                while (place := take()) is not None:
                     jobs[place]()
-                except BaseException as error:  # also a stop, which the main thread is to end with
-                    errors.append(error)
+                    with changed:
+                        running.remove(place)
+                        changed.notify_all()
+            except BaseException as error:  # also a stop, which the main thread is to end with
                 with changed:
-                    running.remove(place)
-                    if errors and running and self.stop.told is None:
-                        print(f"{errors[0]}\nno further job begins; {len(running)} go on to their end", file=sys.stderr)
+                    running.discard(place)
+                    errors.append(error)
+                    left = len(running)
                     changed.notify_all()
+                if not isinstance(error, Stopped) and (left or error is not errors[0]):  # which the main thread tells
+                    print(
+                        f"error: {str(error) or repr(error)}; no further job begins, {left} go on to their end", file=sys.stderr
+                    )
 
         with self.stop:
             threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.count, len(jobs)))]
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                thread.join()
+            try:
+                for thread in threads:
+                    thread.join()
+            except KeyboardInterrupt:  # the second one: nobody waits for threads that are inside PyTorch
+                sys.stderr.flush()
+                os._exit(128 + signal.SIGINT)
         if errors:
-            raise errors[0]
+            raise next((error for error in errors if not isinstance(error, Stopped)), errors[0])
+        if todo:
+            self.stop.check()
 
     @contextmanager
     def lane(self, device: torch.device) -> Iterator[None]:
         """A job's place on its device, in the thread that runs it."""
-        with self.lock:
+        with self.counting:
             self.on[device] += 1
         try:
             if device.type == "cuda":
@@ -102,13 +125,24 @@ class Lanes:
             with torch.cuda.stream(self._streams(device).run) if self._beside_others(device) else nullcontext():
                 yield
         finally:
-            with self.lock:
+            with self.counting:
                 self.on[device] -= 1
 
-    def adapt(self, trainer: Trainer) -> None:
-        """Let a trainer capture its updates while other jobs run."""
+    def sharing(self, device: torch.device) -> int:
+        """By how many jobs a device's seconds are to be divided; each has processors of its own."""
+        return self.on[device] if device.type == "cuda" else 1
+
+    @contextmanager
+    def adapted(self, trainer: Trainer) -> Iterator[None]:
+        """Let a trainer capture its updates while other jobs run, and let go of its graphs at the end."""
         if self._beside_others(trainer.device) and isinstance(trainer.step, Replayed):
-            trainer.step = BesideOthers(trainer, self._streams(trainer.device).capture, self.lock)
+            trainer.step = BesideOthers(trainer, self._streams(trainer.device).capture, self.capturing)
+        try:
+            yield
+        finally:
+            if isinstance(trainer.step, Replayed):
+                with self.capturing:
+                    trainer.step.graphs.clear()
 
     def _beside_others(self, device: torch.device) -> bool:
         return self.count > 1 and device.type == "cuda"
@@ -128,13 +162,13 @@ class BesideOthers(Replayed):
     one stream would share a workspace, and spoil each other's products where they are replayed at the same time.
     """
 
-    def __init__(self, trainer: Trainer, stream: torch.cuda.Stream, lock: threading.Lock) -> None:
+    def __init__(self, trainer: Trainer, stream: torch.cuda.Stream, capturing: threading.Lock) -> None:
         super().__init__(trainer.update, trainer.untouched)
-        self.stream, self.lock = stream, lock
+        self.stream, self.capturing = stream, capturing
 
     def capture(self, fixed: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
         """As in `Replayed`; the thread's own stream serves the runs before the capture."""
-        with self.lock:
+        with self.capturing, _no_collection():
             if not self.graphs:
                 with self.untouched():
                     for _ in range(WARM_UP):
@@ -143,3 +177,16 @@ class BesideOthers(Replayed):
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 result = self.function(*fixed)
         return graph, fixed, result
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No collection of garbage meanwhile: a dead graph that is freed during a capture spoils it (pytorch issue 161037)."""
+    was = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

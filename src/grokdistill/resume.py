@@ -99,6 +99,15 @@ class Stop:
             for number, handler in self.handlers.items():
                 signal.signal(number, handler)
 
+    def check(self) -> None:
+        """Stop where nothing is under way that has to be kept.
+
+        Raises:
+            Stopped: where the process was told to stop.
+        """
+        if self.told is not None:
+            raise Stopped(f"stopped by {signal.Signals(self.told).name} before all jobs had begun", self.told)
+
     def tell(self, number: int, _: FrameType | None) -> None:
         """A signal has come: stop after the current update; a second one does not wait for it."""
         if self.told is not None:

@@ -1,5 +1,6 @@
 """Jobs side by side: the bits of jobs one after the other, in the right order, with stops and mistakes told."""
 
+import gc
 import json
 import os
 import signal
@@ -7,11 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 import torch
 from test_train import CASES, build
 
+from grokdistill.files import locked
+from grokdistill.jobs import Stopped
 from grokdistill.lanes import Lanes
 from grokdistill.resume import Past, StateKeeper, Stop
 from grokdistill.train import Trainer
@@ -28,6 +32,13 @@ def results(made, stage):
         record.pop("execution")
         found[key] = record, *((made.stored(key) / name).read_bytes() for name in ("curve.csv", "checkpoint.safetensors"))
     return found
+
+
+def started(made, repository, *arguments):
+    """A training in a process of its own."""
+    command = [sys.executable, "-m", "grokdistill", "train", str(made.plan), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(repository / "src")}
+    return subprocess.Popen(command, cwd=made.folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def test_the_whole_study_in_one_call_has_the_bits_of_one_job_after_the_other(study, tiny, finished):
@@ -91,7 +102,68 @@ def test_after_a_mistake_no_further_job_begins(capfd):
     with pytest.raises(ValueError, match="the mistake"):
         Lanes(2).run([long, wrong, lambda: begun.append("another")], lambda place: True)
     assert begun == ["long", "its end"]
-    assert "the mistake\nno further job begins; 1 go on to their end" in capfd.readouterr().err
+    assert capfd.readouterr().err == "error: the mistake; no further job begins, 1 go on to their end\n"
+
+
+def test_every_mistake_is_told_and_none_hides_behind_a_stop(capfd):
+    lanes, meeting = Lanes(3), threading.Barrier(3)
+
+    def fails(error):
+        meeting.wait(60)
+        raise error
+
+    errors = [Stopped("stopped, and kept", 15), OSError("the disk is full"), MemoryError()]
+    with pytest.raises((OSError, MemoryError)) as raised:
+        lanes.run([lambda error=error: fails(error) for error in errors], lambda place: True)
+    told = capfd.readouterr().err + str(raised.value)
+    assert "the disk is full" in told
+    assert raised.type is MemoryError or "MemoryError()" in told
+
+
+def test_a_mistake_in_what_is_asked_before_a_job_is_raised():
+    def ready(place):
+        raise PermissionError("not readable")
+
+    with pytest.raises(PermissionError, match="not readable"):
+        Lanes(2).run([lambda: None] * 3, ready)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_stop_that_no_job_notices_is_no_success(count):
+    lanes, begun = Lanes(count), []
+
+    def job():
+        begun.append(1)
+        lanes.stop.told = signal.SIGTERM
+
+    with pytest.raises(Stopped, match="stopped by SIGTERM before all jobs had begun") as stopped:
+        lanes.run([job] * 5, lambda place: True)
+    assert stopped.value.status == 128 + signal.SIGTERM
+    assert len(begun) <= count
+
+
+def test_a_wait_for_another_process_can_be_stopped(study, tiny, repository):
+    made = study(tiny)
+    made.make("datasets")
+    keys = made.of("teachers")[:2]
+    with ExitStack() as held:
+        for key in keys:
+            held.enter_context(locked(made.results / "store" / "locks" / key, "not free"))
+        job = started(made, repository, *keys, "--jobs", "2")
+        for line in job.stderr:
+            if "waiting for it" in line:
+                break
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == 128 + signal.SIGTERM
+    assert not any((made.stored(key) / "state.safetensors").exists() for key in keys)
+
+
+def test_more_than_there_are_streams_is_refused(finished, capsys):
+    with pytest.raises(ValueError, match="33 jobs at a time are more than 32"):
+        Lanes(33)
+    with pytest.raises(SystemExit):
+        finished.command("train", finished.plan, "--stage", "teachers", "--jobs", "33")
+    assert f"33 is no whole number from 1 to {Lanes.MOST}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -119,10 +191,8 @@ def test_jobs_that_are_stopped_go_on_to_the_same_bits(study, tiny, repository):
     undisturbed.make("teachers")
     keys = made.of("teachers")
     assert len(keys) == 2
-    command = [sys.executable, "-m", "grokdistill", "train", str(made.plan), "--stage", "teachers", "--jobs", "2"]
-    environment = os.environ | {"PYTHONPATH": str(repository / "src")}
     # A signal before the first update stops at that update.
-    job = subprocess.Popen(command, cwd=made.folder, env=environment, stderr=subprocess.PIPE, text=True)
+    job = started(made, repository, "--stage", "teachers", "--jobs", "2")
     locks = [made.results / "store" / "locks" / key for key in keys]
     deadline = time.monotonic() + 120
     while not all(path.exists() for path in locks):
@@ -149,6 +219,15 @@ def test_jobs_share_the_seconds_of_their_device(tmp_path, monkeypatch):
     assert keeper.seconds() == 7.0 + 8.0 + 8.0 / 4
 
 
+def test_processors_are_not_shared():
+    """Each job on a CPU works on its own: its seconds are those of its threads."""
+    lanes, cpu, gpu = Lanes(3), torch.device("cpu"), torch.device("cuda", 0)
+    with lanes.lane(cpu), lanes.lane(cpu):
+        assert (lanes.on[cpu], lanes.sharing(cpu)) == (2, 1)
+    lanes.on[gpu] = 3
+    assert lanes.sharing(gpu) == 3
+
+
 def test_memory_is_told_of_jobs_that_have_their_process_to_themselves(study, tiny):
     made = study(tiny)
     made.make("datasets")
@@ -162,19 +241,26 @@ def test_memory_is_told_of_jobs_that_have_their_process_to_themselves(study, tin
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_updates_beside_others_are_those_of_a_trainer_alone():
-    """Four stages at a time, each captured while the others replay."""
-    device, cases = torch.device("cuda", 0), ["teacher", "student", "joint, distilled", "continual"]
+    """Four stages at a time, twice: each captured while the others replay, the later ones while dead ones are freed."""
+    device, cases = torch.device("cuda", 0), ["teacher", "student", "joint, distilled", "continual"] * 2
     long = {"steps": 400, "eval_every": 20, "precision": "float32"}
     alone = [Trainer(build(CASES[case] | long, device)[2], device).run()[0] for case in cases]
-    lanes, found = Lanes(4), {}
+    lanes, meeting, found = Lanes(4), threading.Barrier(4), {}
 
     def job(place):
         with lanes.lane(device):
             trainer = Trainer(build(CASES[cases[place]] | long, device)[2], device)
-            lanes.adapt(trainer)
-            found[place] = trainer.run()[0]
+            with lanes.adapted(trainer):
+                if place < 4:
+                    meeting.wait(60)
+                found[place] = trainer.run()[0]
 
-    lanes.run([lambda place=place: job(place) for place in range(4)], lambda place: True)
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        lanes.run([lambda place=place: job(place) for place in range(8)], lambda place: True)
+    finally:
+        gc.set_threshold(*before)
     for place, expected in enumerate(alone):
         assert json.dumps(found[place].curve) == json.dumps(expected.curve), cases[place]
         assert all(torch.equal(value, found[place].weights[name]) for name, value in expected.weights.items()), cases[place]

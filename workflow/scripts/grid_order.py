@@ -2,7 +2,9 @@
 
     python workflow/scripts/grid_order.py           writes docs/grid-order.md
     python workflow/scripts/grid_order.py --next    prints what `snakemake -- ...` is to make next; `make grid` goes on so
-    python workflow/scripts/grid_order.py --left    prints the fingerprints of all that is not finished, for `grokdistill train`
+    python workflow/scripts/grid_order.py --left    prints the fingerprints of all that is left, for `grokdistill train`
+
+The latter two first take into the store what git brought.
 
 A step is a claim, and its runs are those that the claim still lacks, with all that they are made from. First come the claims
 that the paper is about, with the seeds that a verdict needs; then always the one that takes least, first with one seed, then
