@@ -106,7 +106,7 @@ def test_what_the_readme_tells_of_a_grid(script, tmp_path):
     assert "| three | it did once | needs 3 seeds, has 1; so far reproduced | 1 | not run |" in lines
     assert "1 further claims need runs that are not finished ([docs/grid-order.md](docs/grid-order.md))." in lines
     assert lines[-1].startswith("4 of ")
-    assert lines[-1].endswith("run-hours by their records: 0.1 on GPU and 1.5 on X with 1 thread and 0.2 on Y with 2 threads.")
+    assert lines[-1].endswith("run-hours by their records: 0.1 on GPU; 1.5 on X with 1 thread; 0.2 on Y with 2 threads.")
 
 
 def test_the_grid_in_order(repository, script):

@@ -90,7 +90,7 @@ def cost(results: Path, runs: int) -> str:
     # A GPU's runs have no threads.
     used = [" with 1 thread" if n == 1 else f" with {n:.0f} threads" if n == n else "" for n in costs["threads"]]
     hours = costs.groupby(costs["device"] + used)["seconds"].sum() / 3600
-    took = " and ".join(f"{each:.1f} on {what}" for what, each in hours.items())
+    took = "; ".join(f"{each:.1f} on {what}" for what, each in hours.items())
     return f"{len(costs)} of {runs} training runs are finished; run-hours by their records: {took}.\n"
 
 
