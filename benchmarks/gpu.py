@@ -142,13 +142,13 @@ def grid(device: torch.device) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", help="default: %(default)s")
+    parser.add_argument("--device", default="cuda:0", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=15000, help="of the one student configuration (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 5, 20], help="stacked (default: 1 5 20)")
     parser.add_argument("--jobs", type=int, nargs="+", default=[4, 8], help="jobs of 5 seeds at a time (default: 4 8)")
     parser.add_argument("--grid", action="store_true", help="also train the whole grid: minutes on a large GPU")
     options = parser.parse_args()
-    device = torch.device("cuda", 0) if options.device == "cuda" else torch.device(options.device)
+    device = torch.device(options.device)
     config, few = configuration(options.steps), max(10, options.steps // 15)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     document = {"about": about(device=name)}

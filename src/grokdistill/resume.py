@@ -66,7 +66,7 @@ def load(path: Path, fingerprint: str) -> tuple[State, Past] | None:
     try:
         whole = digest == _digest(about, tensors) and about["fingerprint"] == fingerprint
         state = State(about["step"], tensors, about["losses"], json.loads(about["history"]))
-        past = Past(about["seconds"], tuple(about.get("devices", ())))
+        past = Past(about["seconds"], tuple(about["devices"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         whole = False
     if not whole:
@@ -129,13 +129,7 @@ class StateKeeper:
     """
 
     def __init__(
-        self,
-        runs: list[tuple[Path, str]],
-        past: Past,
-        device: str,
-        every: float,
-        stop: Stop,
-        sharing: Callable[[], int] = lambda: 1,
+        self, runs: list[tuple[Path, str]], past: Past, device: str, every: float, stop: Stop, sharing: Callable[[], int]
     ) -> None:
         self.runs, self.every, self.stop, self.sharing = runs, every, stop, sharing
         self.devices = past.on(device)
@@ -146,7 +140,7 @@ class StateKeeper:
     def seconds(self) -> float:
         """Seconds of training so far, before a stop and since; of a device that several jobs share, this job's share."""
         now = time.monotonic()
-        self.spent += (now - self.seen) / max(1, self.sharing())
+        self.spent += (now - self.seen) / self.sharing()
         self.seen = now
         return self.spent
 

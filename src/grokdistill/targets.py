@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from grokdistill.runs import Study
 
 FIGURES = range(1, 8)
-READ = {  # by module, below the results
+READ = {  # by module, which is also DVC's stage, below the results
     "figures": ("runs.csv", "curves.parquet"),
     "phase": ("runs.csv",),
     "readings": ("runs.csv", "curves.parquet"),

@@ -69,6 +69,9 @@ def test_a_device_that_was_asked_for_is_taken_as_it_is(monkeypatch: pytest.Monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with cards.device("cuda:1") as chosen, cards.device("cpu") as other:
         assert (chosen, other) == (torch.device("cuda:1"), torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    with cards.device("cuda") as chosen:
+        assert chosen == torch.device("cuda:1")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU that PyTorch can use")

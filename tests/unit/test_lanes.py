@@ -1,6 +1,7 @@
 """Jobs side by side: the bits of jobs one after the other, in the right order, with stops and mistakes told."""
 
 import gc
+import io
 import json
 import os
 import signal
@@ -17,8 +18,9 @@ from test_train import CASES, build
 from grokdistill.files import locked
 from grokdistill.jobs import Stopped
 from grokdistill.lanes import Lanes
+from grokdistill.progress import Reporter
 from grokdistill.resume import Past, StateKeeper, Stop
-from grokdistill.train import Trainer
+from grokdistill.train import Progress, Trainer
 
 STAGES = ("teachers", "baselines", "students", "joint", "continual")
 
@@ -227,6 +229,24 @@ def test_processors_are_not_shared():
         assert (lanes.on[cpu], lanes.sharing(cpu)) == (2, 1)
     lanes.on[gpu] = 3
     assert lanes.sharing(gpu) == 3
+
+
+def test_the_progress_of_jobs_at_a_time_is_told_in_lines_of_their_own():
+    """On a terminal, too, where one job's line rewrites itself."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def shown(among):
+        stream = Terminal()
+        report = Reporter("cell", [0], stream, among)
+        for step in (1, 2):
+            report(Progress(step, 10, 1.0, [0.5], [0.1]))
+        return stream.getvalue()
+
+    assert shown(1).count("\r") == 2
+    assert (shown(2).count("\r"), shown(2).count("\n")) == (0, 1)
 
 
 def test_memory_is_told_of_jobs_that_have_their_process_to_themselves(study, tiny):

@@ -198,6 +198,30 @@ def test_a_run_that_went_on_elsewhere_names_every_device(study, tiny, monkeypatc
     assert json.loads((made.stored(key) / "record.json").read_text())["execution"]["device"] == "this, then that"
 
 
+def test_seeds_that_were_on_different_devices_are_told_apart(study, tiny, monkeypatch):
+    """Stopped at the same step, one state comes from elsewhere."""
+    raw = seeds_together(tiny)
+    raw["training"]["steps"], raw["execution"]["keep_seconds"] = 20, 0.0
+    made = study(raw)
+    made.make("datasets")
+    keep = StateKeeper.keep
+
+    def kept_and_stopped(self, states):
+        self.stop.told = signal.SIGTERM
+        keep(self, states)
+
+    monkeypatch.setattr(StateKeeper, "keep", kept_and_stopped)
+    monkeypatch.setattr(jobs, "_processor", lambda: "this")
+    assert made.command("train", made.plan, "--stage", "teachers") == 128 + signal.SIGTERM
+    monkeypatch.setattr(StateKeeper, "keep", keep)
+    first, second, third = made.of("teachers")
+    path = made.stored(second) / "state.safetensors"
+    resume.save(path, second, resume.load(path, second)[0], Past(1.0, ("that",)))
+    made.make("teachers")
+    records = [json.loads((made.stored(key) / "record.json").read_text()) for key in (first, second, third)]
+    assert [record["execution"]["device"] for record in records] == ["this", "that, then this", "this"]
+
+
 def test_a_damaged_state_is_told_and_the_run_starts_over(study, tiny, capfd):
     raw = alone(tiny, steps=20)
     undisturbed, made = study(raw), study(raw)
@@ -249,6 +273,21 @@ def test_a_job_that_does_not_fit_is_split_once(study, tiny, capfd, monkeypatch):
     for key in made.of("teachers"):
         one, two = (load_tensors(each.stored(key) / "checkpoint.safetensors", "torch")[0] for each in (made, expected))
         assert all(torch.allclose(one[name], two[name], rtol=1e-5, atol=1e-6) for name in one)
+
+
+def test_a_job_that_does_not_fit_beside_others_is_left_whole(study, tiny, capfd, monkeypatch):
+    """Alone it may fit, and in halves it would have other bits."""
+    made = study(seeds_together(tiny))
+    made.make("datasets")
+
+    def tight(self, *arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.00 GiB")
+
+    monkeypatch.setattr(Trainer, "run", tight)
+    assert made.command("train", made.plan, "--stage", "teachers", "--jobs", "2") == 1
+    told = capfd.readouterr().err
+    assert "Turn down --jobs 2, execution.seeds_per_job" in told
+    assert "two halves" not in told
 
 
 def test_a_job_that_never_fits_says_what_to_turn_down(study, tiny, capfd, monkeypatch):

@@ -121,9 +121,10 @@ def gpu_speed(folder: Path) -> str:
     (eager, first), *others = rates.items()
     told = ", ".join(f"{rate:,.0f} with {what} ({rate / first:.1f} times)" for what, rate in others)
     device, version = found["about"]["device"], found["about"]["versions"]["torch"]
+    steps = found["5 seeds of one student"]["steps"]
     return (
-        f"\nOne {device} (PyTorch {version}) makes {first:,.0f} updates of a student at 35% per second with {eager} of the "
-        f"textbook model, {told}.\n"
+        f"\nUpdates per second, summed over seeds, of a student at 35% on one {device} (PyTorch {version}, "
+        f"`python benchmarks/gpu.py --steps {steps}`): {first:,.0f} with the textbook model in {eager}; this engine {told}.\n"
     )
 
 

@@ -13,7 +13,7 @@ import yaml
 from grokdistill.config import STAGES
 from grokdistill.params import Params, read, validate
 from grokdistill.runs import enumerate_runs
-from grokdistill.targets import Target, enumerate_targets
+from grokdistill.targets import READ, Target, enumerate_targets
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """\
@@ -28,11 +28,7 @@ READS = {
     "joint": ("datasets", "teachers", "students"),
     "continual": ("datasets", "teachers"),
     "tables": STAGES[1:],
-    "figures": ("runs.csv", "curves.parquet"),
-    "phase": ("runs.csv",),
-    "readings": ("runs.csv", "curves.parquet"),
-    "claims": ("runs.csv", "curves.parquet"),
-    "overview": ("runs.csv", "claims.csv", "figures/phase.png"),
+    **READ,
 }
 
 
