@@ -150,6 +150,9 @@ class OtherPairs(Section):
     operators: tuple[Operator, ...] = Field(("add", "sub"), description="Operators to run on them.")
     optimizers: tuple[Optimizer, ...] = Field(("adamw",), description="Optimizers of their baselines and students.")
     fractions: tuple[Fraction, ...] = Field((0.25, 0.20), description="Training fractions of p2.")
+    max_seeds: Annotated[Int, Field(ge=1)] | None = Field(
+        None, description="At most this many of the study's seeds, the first ones; null: all."
+    )
 
 
 class Model(Section):
@@ -400,7 +403,7 @@ class Params(Section):
     """A whole study."""
 
     paths: Paths = Field(Paths(), description="Where it is written.")
-    seeds: tuple[Seed, ...] = Field((0, 1, 2, 3, 4), description="Seeds; each covers initialisation, batches and split.")
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), description="Seeds; each covers initialisation, batches and split.")
     primes: Primes = Field(Primes(), description="The main pair of moduli.")
     other_pairs: OtherPairs = Field(OtherPairs(), description="Further pairs of moduli.")
     model: Model = Field(Model(), description="The transformer of teachers, baselines, students and continual runs.")

@@ -141,8 +141,9 @@ class _Recipes:
         """Every run that is asked for by name, None where a variant does not apply; parents come along."""
         params = self.params
         main, others = params.primes.pair, params.other_pairs
+        few = params.seeds[: others.max_seeds]
         for seed in params.seeds:
-            for prime in dict.fromkeys(prime for pair in params.pairs for prime in pair):
+            for prime in dict.fromkeys(prime for pair in (params.pairs if seed in few else [main]) for prime in pair):
                 yield self.dataset(prime, seed)
         stage = params.teachers
         for departure, op, optimizer, seed in self._cells(stage, stage.operators, stage.optimizers, (None,)):
@@ -156,7 +157,7 @@ class _Recipes:
                 for op in others.operators:
                     for optimizer in others.optimizers:
                         for fraction in others.fractions:
-                            for seed in params.seeds:
+                            for seed in few:
                                 yield make(pair.pair, op, fraction, optimizer, seed, {})
         stage = params.joint
         for method in stage.methods:

@@ -102,7 +102,8 @@ def steps(plan: Plan, runs: pd.DataFrame, hours: dict[str, float]) -> Iterator[S
             if step.seeds == enough[name]:
                 settled.add(name)
             yield step
-    yield Step("", len(plan.params.seeds), lacking(list(runs.index)))
+    if rest := lacking(list(runs.index)):
+        yield Step("", len(plan.params.seeds), rest)
 
 
 class Grid(NamedTuple):
@@ -128,7 +129,7 @@ def text() -> str:
     _, hours, order = grid()
     rows, total = [], 0.0
     for step in order:
-        name = f"`{step.claim}`" if step.claim else "the other seeds"
+        name = f"`{step.claim}`" if step.claim else "no claim"
         if step.runs:
             cost = sum(hours[key] for key in step.runs)
             total += cost
