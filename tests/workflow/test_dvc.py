@@ -141,6 +141,8 @@ def test_a_fresh_clone_with_git_alone(copy: Clone, tmp_path: Path):
     for name in (*tables, "figures/figure-1.png", "overview.html"):
         assert (clone.root / "results" / name).read_bytes() == (copy.root / "results" / name).read_bytes(), name
     assert not clone.planned()
+    known = json.loads(clone.run("dvc", "status", "datasets", "--json"))  # generated again, to the bytes that the lock names
+    assert known == {"datasets": [{"changed outs": {"data/datasets": "not in cache"}}]}
     clone.params(joint__alpha=0.5)
     cell = "add-p11-p7-f20-adamw-distilled"
     assert clone.planned_runs() == {TEACHER, f"students/{cell}", "joint/add-p11-p7-f35-f20-adamw-distilled"}
