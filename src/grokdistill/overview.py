@@ -63,7 +63,7 @@ def page(verdicts: pd.DataFrame, claims: Sequence[Claim], runs: pd.DataFrame, pa
         "that a verdict needs; every number comes from runs that are listed under it.</p>",
         _bar(verdicts["verdict"]),
     ]
-    surprising = _surprising(rows)
+    surprising = _surprising(rows, by_run)
     if surprising:
         parts.append("<h2>Not as the paper says</h2>")
         parts += [_finding(row, by_run[row["claim"]]) for row in surprising[:SURPRISES]]
@@ -84,10 +84,10 @@ def page(verdicts: pd.DataFrame, claims: Sequence[Claim], runs: pd.DataFrame, pa
     return "\n".join([head, title, f"<style>{STYLE}</style>", '<div class="grok">', *parts, "</div>", ""])
 
 
-def _surprising(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """What contradicts the paper, by most seeds first; what it says only partly comes after what does not reproduce."""
+def _surprising(rows: list[dict[str, str]], by_run: dict[str, pd.DataFrame]) -> list[dict[str, str]]:
+    """What contradicts the paper, by most seeds first, then by most runs; what it says only partly comes last."""
     wrong = [row for row in rows if row["verdict"] in ("not reproduced", "partly")]
-    return sorted(wrong, key=lambda row: (row["verdict"] == "partly", -row["n"]))
+    return sorted(wrong, key=lambda row: (row["verdict"] == "partly", -row["n"], -len(by_run[row["claim"]])))
 
 
 def _bar(verdicts: pd.Series) -> str:

@@ -96,6 +96,13 @@ def test_what_contradicts_the_paper_comes_first_and_by_seeds():
     assert found == ["d", "c", "b"]
 
 
+def test_of_findings_with_as_many_seeds_those_with_most_runs_come_first():
+    table = verdicts(*[("not reproduced", 2)] * 4, ("not run", 0))
+    fewer = RUNS[(RUNS["fraction"] != 0.3) | (RUNS["seed"] == 0)]  # the first claim's
+    found = re.findall("<article.*?<p>(.) &lt;", overview.page(table, CLAIMS, fewer, PAIR, b"picture"))
+    assert found == ["b", "c", "d"]
+
+
 def test_at_most_three_findings_and_none_where_all_holds():
     text = page(verdicts(*[("not reproduced", n) for n in (1, 2, 3, 4, 5)]))
     assert re.findall("<article.*?<p>(.) &lt;", text) == ["e", "d", "c"]
