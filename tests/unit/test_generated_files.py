@@ -84,7 +84,7 @@ def test_what_the_readme_tells_of_a_grid(script, tmp_path):
         ("students", "", 113, 97, 0.2, "distilled", 0, "grokked", 8, 0.8),
     ]
     names = ["stage", "variant", "p1", "p2", "fraction", "method", "seed", "status", "t_grok", "final_test_acc"]
-    more = {"op": "sub", "optimizer": "adam", "steps": 30000, "final_p1_acc": None}
+    more = {"op": "sub", "optimizer": "adam", "steps": 30000, "final_p1_acc": None, "fingerprint": list("abcdefgh")}
     pd.DataFrame(rows, columns=names).assign(**more).to_csv(tmp_path / "runs.csv", index=False)
     verdicts = [
         ("one", "it groks", "2/3", 3, "partly"),
@@ -94,9 +94,8 @@ def test_what_the_readme_tells_of_a_grid(script, tmp_path):
     pd.DataFrame(verdicts, columns=["claim", "statement", "measured", "n", "verdict"]).to_csv(
         tmp_path / "claims.csv", index=False
     )
-    costs = [("datasets", "X", 1, 3600), ("students", "X", 1, 3600), ("students", "X", 1, 1800), ("joint", "Y", 2, 720)]
-    costs += [("joint", "GPU", None, 360)]
-    pd.DataFrame(costs, columns=["stage", "device", "threads", "seconds"]).to_csv(tmp_path / "costs.csv", index=False)
+    costs = [("c", "X", 1, 3600), ("a", "X", 1, 1800), ("b", "Y", 2, 720), ("d", "GPU", None, 36)]
+    pd.DataFrame(costs, columns=["fingerprint", "device", "threads", "seconds"]).to_csv(tmp_path / "costs.csv", index=False)
     lines = script("update_readme").grid(tmp_path).splitlines()
     assert [line for line in lines if line.startswith("| sub")] == [
         "| sub | adam | scratch | 1 of 3 |  | 0.300 (0.100 to 0.960) |",
@@ -106,7 +105,10 @@ def test_what_the_readme_tells_of_a_grid(script, tmp_path):
     assert "| three | it did once | needs 3 seeds, has 1; so far reproduced | 1 | not run |" in lines
     assert "1 further claims need runs that are not finished ([docs/grid-order.md](docs/grid-order.md))." in lines
     assert lines[-1].startswith("4 of ")
-    assert lines[-1].endswith("run-hours by their records: 0.1 on GPU; 1.5 on X with 1 thread; 0.2 on Y with 2 threads.")
+    assert lines[-1].endswith(
+        "run-hours by their records: 0.0 on GPU (833 updates a second); "
+        "1.5 on X with 1 thread (11 updates a second); 0.2 on Y with 2 threads (42 updates a second)."
+    )
 
 
 def test_the_grid_in_order(repository, script):

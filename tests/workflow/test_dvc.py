@@ -8,12 +8,13 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import AS_USER, Clone, training
+from conftest import AS_USER, ROOT, Clone, training
 
 from grokdistill.config import STAGES
 
@@ -60,6 +61,17 @@ def fresh(clone: Clone, root: Path) -> Clone:
     clone.commit("a remote")
     clone.run("git", "clone", "--quiet", str(clone.root), str(root))
     return Clone(root, clone.environment | {"PYTHONPATH": str(root / "src")})
+
+
+def test_the_papers_results_are_those_of_this_commit(tmp_path: Path):
+    """A clone of it lacks what only DVC's cache holds, and nothing is stale: after an edit, `snakemake` and `make record`."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "fresh")], check=True)
+    dvc = (sys.executable, "-m", "dvc", "status", "--json")
+    status = json.loads(subprocess.run(dvc, cwd=tmp_path / "fresh", check=True, capture_output=True).stdout)
+    changes = [change for listed in status.values() for change in listed]
+    found = {(path, kind) for change in changes for paths in change.values() for path, kind in paths.items()}
+    views = ("data/datasets", *(f"results/{stage}" for stage in STAGES[1:]))
+    assert found == {(path, kind) for path in views for kind in ("deleted", "not in cache")}
 
 
 def test_recorded_results_are_clean_for_dvc_and_snakemake(recorded: tuple[Clone, str, str]):

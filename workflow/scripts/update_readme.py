@@ -85,12 +85,13 @@ def grid(results: Path) -> str:
 
 def cost(results: Path, runs: int) -> str:
     """How much of the grid is there, and what it took, by the runs' own records."""
-    costs = pd.read_csv(results / "costs.csv")
-    costs = costs[costs["stage"] != "datasets"]
+    costs = pd.read_csv(results / "costs.csv").merge(pd.read_csv(results / "runs.csv")[["fingerprint", "steps"]])
     # A GPU's runs have no threads.
     used = [" with 1 thread" if n == 1 else f" with {n:.0f} threads" if n == n else "" for n in costs["threads"]]
-    hours = costs.groupby(costs["device"] + used)["seconds"].sum() / 3600
-    took = "; ".join(f"{each:.1f} on {what}" for what, each in hours.items())
+    sums = costs.groupby(costs["device"] + used)[["seconds", "steps"]].sum()
+    took = "; ".join(
+        f"{row.seconds / 3600:.1f} on {what} ({row.steps / row.seconds:,.0f} updates a second)" for what, row in sums.iterrows()
+    )
     return f"{len(costs)} of {runs} training runs are finished; run-hours by their records: {took}.\n"
 
 
