@@ -185,10 +185,14 @@ class Grokked(Predicate):
         return share, share
 
     def measured(self, cells: Sequence[Sequence[Span]]) -> str:
-        return f"{sum(low for spans in cells for low, _ in spans):.0f}/{sum(map(len, cells))}"
+        return "{}/{} grok".format(*self._count(cells))
 
     def interval(self, cells: Sequence[Sequence[Span]]) -> str:
-        return "{:.2f} to {:.2f}".format(*wilson(*map(int, self.measured(cells).split("/"))))
+        return "{:.2f} to {:.2f}".format(*wilson(*self._count(cells)))
+
+    @staticmethod
+    def _count(cells: Sequence[Sequence[Span]]) -> tuple[int, int]:
+        return sum(int(low) for spans in cells for low, _ in spans), sum(map(len, cells))
 
 
 class Value(Predicate):

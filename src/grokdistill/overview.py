@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 VERDICTS = {"reproduced": "#0072b2", "partly": "#b07c00", "not reproduced": "#c04a00", "not run": "#757575"}
 SURPRISES = 3
+INTRODUCTION = """<p><i>When Data Falls Short: Grokking Below the Critical Threshold</i> (arXiv 2511.04760), run again.
+A model that has grokked addition or subtraction modulo p1 teaches others modulo p2, which see a fraction of p2's pairs:
+<i>distilled</i> ones learn from its outputs, those <i>from scratch</i> (or <i>supervised</i>) from labels alone.
+f_M is a larger model of both primes; a <i>continual</i> run goes on from p1's model to p2.
+<i>Reproduced</i>: all that a claim says holds; <i>partly</i>: in some cells and not in others; <i>not reproduced</i>: in
+none, or not in what the claim is about. What the paper leaves open is read as docs/readings.md says.</p>"""
 STYLE = """
 .grok {font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 68rem; margin: 0 auto; padding: 0 1rem}
 .grok h1 {font-size: 1.5rem; line-height: 1.25; margin: 1rem 0 .5rem; font-weight: 600}
@@ -59,6 +65,7 @@ def page(verdicts: pd.DataFrame, claims: Sequence[Claim], runs: pd.DataFrame, pa
     seeds = runs["seed"].nunique()
     parts = [
         f"<h1>{len(rows)} claims of the paper, judged by {len(runs):,} training runs</h1>",
+        INTRODUCTION,
         f"<p>p1 = {pair[0]}, p2 = {pair[1]}, {seeds} seed{'s' * (seeds != 1)}. n is the number of seeds in the smallest cell "
         "that a verdict needs; every number comes from runs that are listed under it.</p>",
         _bar(verdicts["verdict"]),

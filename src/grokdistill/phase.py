@@ -136,6 +136,9 @@ def _curve(ax: Axes, method: str, shares: pd.DataFrame, found: pd.DataFrame, hei
         first, last = shares["fraction"].min(), shares["fraction"].max()
         reach = np.clip(row.low, first - MARGIN / 2, last), np.clip(row.high, first, last + MARGIN / 2)
         ax.plot(reach, [height, height], color=color, linewidth=2.5, solid_capstyle="butt")
+        for is_open, place, arrow in ((row.low == -np.inf, reach[0], "<"), (row.high == np.inf, reach[1], ">")):
+            if is_open:
+                ax.plot(place, height, arrow, color=color, markersize=5)
         if np.isfinite(row.threshold):
             ax.plot(row.threshold, height, "|", color=color, markersize=9, markeredgewidth=1.6)
     ax.set(ylim=(-0.26, 1.05), yticks=[0, 0.5, 1])

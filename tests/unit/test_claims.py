@@ -298,7 +298,7 @@ def test_share_and_its_interval():
         table.add(seed, **TEACHERS | {"op": "sub"}).update(censored() if seed < 2 else grokked(9_000))
     row = judge(claim, table)
     assert row["verdict"] == "partly"
-    assert row["measured"] == "part: 7/10 (does not hold: sub 3/5)"
+    assert row["measured"] == "part: 7/10 grok (does not hold: sub 3/5 grok)"
     assert row["interval"] == "0.40 to 0.89"
     assert row["n"] == 5
 
@@ -418,7 +418,7 @@ def test_diverged_runs_did_not_grok_and_are_named():
     table = teachers(grokked(2_000), grokked(2_000), lost)
     name = next(row["name"] for row in table.rows.values() if row["status"] == "diverged")
     row = judge(one_claim(TEACHERS, {"kind": "grokked", "at_least": 0.8}, steps=15_000), table)
-    assert (row["verdict"], row["measured"]) == ("not reproduced", f"part: 2/3 (does not hold) (diverged: {name})")
+    assert (row["verdict"], row["measured"]) == ("not reproduced", f"part: 2/3 grok (does not hold) (diverged: {name})")
     for bound in ({"at_least": 0}, {"at_most": 1}):
         claim = one_claim(TEACHERS, {"kind": "value", "column": "final_test_acc"} | bound)
         row = judge(claim, teachers(grokked(2_000), lost, lost))
@@ -484,7 +484,7 @@ def test_main_and_other_pairs():
         table.add(seed, **where | {"op": op, "p1": pair[0], "p2": pair[1]}).update(outcome)
     other = one_claim(where | {"pair": "other"}, predicate)
     assert judge(one_claim(where, predicate), table)["verdict"] == "reproduced"
-    assert judge(other, table)["measured"] == "part: 9/12 (does not hold: sub 113-97 0/3)"
+    assert judge(other, table)["measured"] == "part: 9/12 grok (does not hold: sub 113-97 0/3 grok)"
     assert judge(one_claim(where, predicate), table, main_pair=(113, 97))["verdict"] == "partly"
     assert judge(other, table, main_pair=(113, 97))["verdict"] == "reproduced"
     lacking = {name: row for name, row in table.rows.items() if (row["p2"], row["op"]) != (113, "sub")}
@@ -545,7 +545,7 @@ def test_without_an_essential_part_nothing_is_left(essential, verdict):
     }
     claim = Claim.model_validate({"id": "mine", "section": "1", "statement": "Both.", "parts": parts})
     row = judge(claim, teachers(*[censored()] * 3))
-    assert (row["verdict"], row["measured"]) == (verdict, "groks: 0/3 (does not hold); keeps its norm: 60")
+    assert (row["verdict"], row["measured"]) == (verdict, "groks: 0/3 grok (does not hold); keeps its norm: 60")
     assert judge(claim, teachers(*[grokked(2_000)] * 3))["verdict"] == "reproduced"
 
 

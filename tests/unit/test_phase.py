@@ -109,6 +109,8 @@ def test_a_threshold_wholly_outside_of_what_was_run_has_its_bar_at_that_edge(tmp
     left, right = ax.get_xlim()
     assert left < distilled[0] < 0.2 and distilled[1] - distilled[0] > 0.01
     assert 0.25 < scratch[1] < right and scratch[1] - scratch[0] > 0.01
+    arrows = {line.get_marker(): line.get_xdata()[0] for line in ax.lines if line.get_marker() in ("<", ">")}
+    assert arrows == {"<": distilled[0], ">": scratch[1]}  # at the open ends
 
 
 def test_one_fraction_stands_in_the_middle_without_a_threshold(tmp_path):

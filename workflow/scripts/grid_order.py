@@ -136,7 +136,7 @@ def text() -> str:
             rows.append([step.seeds, name, len(step.runs), f"{cost:.1f}", f"{total:.1f}"])
         else:
             rows[-1][1] += f", {name}"
-    table = pd.DataFrame(rows, columns=["seeds", "decides", "runs", "hours", "hours so far"])
+    table = pd.DataFrame(rows, columns=["seeds", "is for", "runs", "hours", "hours so far"])
     page = PAGE.read_text(encoding="utf-8")
     return between(page, "params.yaml and data/paper/claims.yaml", markdown(table), "make readme")
 
