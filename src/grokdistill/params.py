@@ -436,10 +436,14 @@ class Params(Section):
                     )
         if len(set(self.pairs)) < len(self.pairs):
             raise ValueError("other_pairs.pairs: a pair of primes is listed twice")
-        largest = max(max(pair) for pair in self.pairs)
-        if largest > self.model.numbers:
+        pairs = {"primes": self.primes} | {
+            f"other_pairs.pairs.{place}": pair for place, pair in enumerate(self.other_pairs.pairs)
+        }
+        moduli = {f"{key}.{name}": prime for key, pair in pairs.items() for name, prime in zip(("p1", "p2"), pair.pair)}
+        largest = max(moduli, key=moduli.__getitem__)
+        if moduli[largest] > self.model.numbers:
             raise ValueError(
-                f"model.numbers is {self.model.numbers}, but modulus {largest} needs at least {largest} number tokens"
+                f"{largest}: modulus {moduli[largest]} needs as many number tokens, and model.numbers is {self.model.numbers}"
             )
         for pair in self.pairs:
             main = pair == self.primes.pair
