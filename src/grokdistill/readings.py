@@ -103,15 +103,13 @@ def _lines(ax: Axes, cell: pd.DataFrame, curves: Curves) -> None:
     for run in cell[cell["reading"].isin([DEFAULT, *shown])].itertuples():
         curve = curves(run.stage, run.name)
         look = {"color": style.BLACK, "linestyle": style.DASHED} if run.reading == DEFAULT else {"color": palette[run.reading]}
-        ax.plot(curve["step"], judged(curve, run.stage), label=run.reading.replace(",", ",\n"), linewidth=1, **look)
+        ax.plot(curve["step"], judged(curve, run.stage), label=run.reading, linewidth=1, **look)
     first = cell.iloc[0]
     title = f"{first['stage']}: " + cell_name(first).replace("\n", ", ")
     ax.set(title=title, xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
     named = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    order = [name.replace(",", ",\n") for name in ranked.index]
-    ax.legend(
-        *zip(*((named[name], name) for name in order if name in named)), fontsize=5.5, loc="upper left", bbox_to_anchor=(1, 1)
-    )
+    lines = [(named[name], name.replace(",", ",\n")) for name in ranked.index if name in named]
+    ax.legend(*zip(*lines), fontsize=5.5, loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves
     seaborn.despine(ax=ax)
 
 

@@ -136,6 +136,14 @@ def test_the_grid_in_order(repository, script):
     }
 
 
+def test_runs_that_no_claim_asks_for_come_last(script, monkeypatch):
+    module = script("grid_order")
+    more = module.read([module.ROOT / "params.yaml"]) | {"seeds": [0, 1, 2, 7]}
+    monkeypatch.setattr(module, "read", lambda paths: more)
+    plan, _, (*_, last) = module.grid()
+    assert (last.claim, last.seeds, {plan.entries[key]["name"][-3:] for key in last.runs}) == ("", 4, {"-s7"})
+
+
 def test_the_next_of_the_grid_is_what_is_missing_of_its_first_unfinished_step(
     repository, script, tmp_path, monkeypatch, capsys
 ):

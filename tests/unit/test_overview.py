@@ -84,6 +84,7 @@ def test_every_claim_with_its_verdict_and_its_runs():
 def test_the_head_says_what_was_run():
     text = page(MIXED)
     assert f"<h1>5 claims of the paper, judged by {len(RUNS)} training runs</h1>" in text
+    assert "arXiv 2511.04760" in text
     assert "<p>p1 = 113, p2 = 107, 2 seeds." in text
 
 

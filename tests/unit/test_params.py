@@ -214,6 +214,12 @@ def test_a_pair_of_moduli_listed_twice_is_refused(full):
     validate(full)
 
 
+@pytest.mark.parametrize("path", ["primes.p1", "primes.p2", "other_pairs.pairs.0.p2", "other_pairs.pairs.1.p1"])
+def test_a_modulus_beyond_the_number_tokens_is_told_by_its_key(full, path):
+    put(full, path, 131)
+    assert f"{path}: modulus 131 needs as many number tokens, and model.numbers is 128" in refused(full)
+
+
 @pytest.mark.parametrize(
     ("path", "values", "twice"),
     [

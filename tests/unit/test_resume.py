@@ -178,21 +178,26 @@ def test_a_job_killed_again_and_again_ends_as_if_nothing_had_been(study, tiny, r
     assert not state.exists()
 
 
-def test_a_run_that_went_on_elsewhere_names_every_device(study, tiny, monkeypatch):
-    made = study(alone(tiny, steps=20))
-    made.make("datasets")
-    (key,) = made.of("teachers")
+def stopped_on(device, made, monkeypatch):
+    """Train teachers on a processor of this name until their first state is kept."""
     keep = StateKeeper.keep
 
     def kept_and_stopped(self, states):
         self.stop.told = signal.SIGTERM
         keep(self, states)
 
-    monkeypatch.setattr(StateKeeper, "keep", kept_and_stopped)
-    monkeypatch.setattr(jobs, "_processor", lambda: "this")
-    for _ in range(2):
+    with monkeypatch.context() as here:
+        here.setattr(StateKeeper, "keep", kept_and_stopped)
+        here.setattr(jobs, "_processor", lambda: device)
         assert made.command("train", made.plan, "--stage", "teachers") == 128 + signal.SIGTERM
-    monkeypatch.setattr(StateKeeper, "keep", keep)
+
+
+def test_a_run_that_went_on_elsewhere_names_every_device(study, tiny, monkeypatch):
+    made = study(alone(tiny, steps=20))
+    made.make("datasets")
+    (key,) = made.of("teachers")
+    for _ in range(2):
+        stopped_on("this", made, monkeypatch)
     monkeypatch.setattr(jobs, "_processor", lambda: "that")
     made.make("teachers")
     assert json.loads((made.stored(key) / "record.json").read_text())["execution"]["device"] == "this, then that"
@@ -204,16 +209,8 @@ def test_seeds_that_were_on_different_devices_are_told_apart(study, tiny, monkey
     raw["training"]["steps"], raw["execution"]["keep_seconds"] = 20, 0.0
     made = study(raw)
     made.make("datasets")
-    keep = StateKeeper.keep
-
-    def kept_and_stopped(self, states):
-        self.stop.told = signal.SIGTERM
-        keep(self, states)
-
-    monkeypatch.setattr(StateKeeper, "keep", kept_and_stopped)
+    stopped_on("this", made, monkeypatch)
     monkeypatch.setattr(jobs, "_processor", lambda: "this")
-    assert made.command("train", made.plan, "--stage", "teachers") == 128 + signal.SIGTERM
-    monkeypatch.setattr(StateKeeper, "keep", keep)
     first, second, third = made.of("teachers")
     path = made.stored(second) / "state.safetensors"
     resume.save(path, second, resume.load(path, second)[0], Past(1.0, ("that",)))
